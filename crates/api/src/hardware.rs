@@ -1,0 +1,209 @@
+//! `HardwareData`: what inspection found, and the evidence of cleaning. Same name as the host, owned by it. Kept out of
+//! the host because it is large and seldom read: the manager never caches it in full.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+use crate::host::CleaningMode;
+
+/// What inspection found.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "infrastructure.cluster.x-k8s.io",
+    version = "v1alpha1",
+    kind = "HardwareData",
+    plural = "hardwaredata",
+    shortname = "hd",
+    category = "cluster-api",
+    namespaced,
+    doc = "What inspection found about the host of the same name, and the evidence of its cleaning.",
+    derive = "PartialEq",
+    printcolumn = r#"{"name":"Product","type":"string","jsonPath":".spec.hardware.systemVendor.productName"}"#,
+    printcolumn = r#"{"name":"CPUs","type":"integer","jsonPath":".spec.hardware.cpu.count"}"#,
+    printcolumn = r#"{"name":"Memory MiB","type":"integer","jsonPath":".spec.hardware.ramMebibytes"}"#,
+    printcolumn = r#"{"name":"Inspected","type":"date","jsonPath":".spec.inspectedAt"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct HardwareDataSpec {
+    /// The hardware.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<HardwareDetails>,
+    /// When it was inspected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inspected_at: Option<Time>,
+    /// Evidence of the last cleaning, one entry a disk.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cleaning: Vec<CleaningEvidence>,
+}
+
+/// A server's hardware. Field names are those of Metal3's `HardwareDetails`.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct HardwareDetails {
+    /// Who made it.
+    #[serde(default)]
+    pub system_vendor: SystemVendor,
+    /// Firmware.
+    #[serde(default)]
+    pub firmware: Firmware,
+    /// Memory in mebibytes; 0 when not known.
+    #[serde(default)]
+    pub ram_mebibytes: i64,
+    /// Network interfaces.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nics: Vec<Nic>,
+    /// Disks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub storage: Vec<Storage>,
+    /// Processors.
+    #[serde(default)]
+    pub cpu: Cpu,
+    /// Name that the server gives itself.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub hostname: String,
+}
+
+/// Who made the server.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct SystemVendor {
+    /// Manufacturer.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub manufacturer: String,
+    /// Product name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub product_name: String,
+    /// Serial number.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub serial_number: String,
+}
+
+/// Firmware versions.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Firmware {
+    /// BIOS or UEFI.
+    #[serde(default)]
+    pub bios: Bios,
+    /// Firmware version of the BMC.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub bmc_version: String,
+}
+
+/// BIOS or UEFI.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Bios {
+    /// Release date as the firmware writes it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub date: String,
+    /// Vendor.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub vendor: String,
+    /// Version.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub version: String,
+}
+
+/// Processors.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Cpu {
+    /// Architecture as `uname -m` says it, e.g. `x86_64`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub arch: String,
+    /// Model name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub model: String,
+    /// Clock in megahertz; 0 when not known.
+    #[serde(default)]
+    pub clock_megahertz: i64,
+    /// Feature flags.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<String>,
+    /// Number of logical processors; 0 when not known.
+    #[serde(default)]
+    pub count: i64,
+}
+
+/// A network interface.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Nic {
+    /// Name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Model or PCI IDs.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub model: String,
+    /// MAC address.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub mac: String,
+    /// IP address, if one is known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub ip: String,
+    /// Speed in gigabits a second; 0 when not known.
+    #[serde(default)]
+    pub speed_gbps: i64,
+    /// Whether the server can boot from it.
+    #[serde(default)]
+    pub pxe: bool,
+}
+
+/// A disk.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Storage {
+    /// Name, e.g. `/dev/nvme0n1` in band, or the BMC's name for it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Size in bytes; 0 when not known.
+    #[serde(default)]
+    pub size_bytes: i64,
+    /// `HDD`, `SSD` or `NVME`.
+    #[serde(default, rename = "type", skip_serializing_if = "String::is_empty")]
+    pub disk_type: String,
+    /// Whether it rotates.
+    #[serde(default)]
+    pub rotational: bool,
+    /// Vendor.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub vendor: String,
+    /// Model.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub model: String,
+    /// Serial number.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub serial_number: String,
+    /// World Wide Name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub wwn: String,
+    /// SCSI address `host:channel:target:lun`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub hctl: String,
+}
+
+/// What was done to one disk and how it was verified.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct CleaningEvidence {
+    /// The disk as the agent names it.
+    pub device: String,
+    /// Serial number of the disk.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub serial_number: String,
+    /// What was asked for.
+    pub mode: CleaningMode,
+    /// What was done, e.g. `zero metadata`.
+    pub method: String,
+    /// When it was done.
+    pub at: Time,
+    /// How long it took, in milliseconds.
+    #[serde(default)]
+    pub duration_milliseconds: i64,
+    /// How many samples were read back and found empty.
+    #[serde(default)]
+    pub verified_samples: i64,
+}

@@ -1,0 +1,16 @@
+//! `BareMetalHost`: one server. How to reach its BMC, what should run on it, what state it is in, and the record of
+//! what was done to it.
+
+mod record;
+mod spec;
+mod status;
+
+pub use record::{AgentRecord, ClaimRecord, CleanRecord, HostIdentity, HostRecord, ImageRecord};
+pub use spec::{
+    BareMetalHost, BareMetalHostSpec, BmcDetails, BootMode, CleaningMode, ConsumerRef, Image, ImageFormat,
+    InspectionMode, RootDeviceHints, SecretName,
+};
+pub use status::{
+    BareMetalHostStatus, BmcStatus, CredentialsStatus, ErrorType, OperationalStatus, ProvisionStatus,
+    ProvisioningState, WaitingFor,
+};

@@ -1,0 +1,110 @@
+//! The record: what was done to a server, kept in the host's spec so that it survives `clusterctl move`, backup and
+//! restore (all of which drop status) and shares one resourceVersion with the claim.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+use super::CleaningMode;
+
+/// What was done to the server. Written by the manager only (ValidatingAdmissionPolicy).
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct HostRecord {
+    /// The machine that the record is about. A record whose identity does not match the BMC's report is ignored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<HostIdentity>,
+    /// The claim that holds the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<ClaimRecord>,
+    /// The image that was, or is being, written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageRecord>,
+    /// The agent boot that may act on the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentRecord>,
+    /// When the hardware was last inspected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inspected_at: Option<Time>,
+    /// The cleaning that the disks are in the state of. Absent: not clean, or not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cleaned: Option<CleanRecord>,
+    /// When the old workload was last known dead (power read as off, or our agent registered) after a release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quiesced_at: Option<Time>,
+    /// Why the host is quarantined: it is never claimed while this is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantined: Option<String>,
+}
+
+/// What tells one physical machine from another.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct HostIdentity {
+    /// System UUID that the BMC reports, lower case (SMBIOS type 1).
+    #[serde(default, rename = "systemUUID", skip_serializing_if = "Option::is_none")]
+    pub system_uuid: Option<String>,
+    /// Serial number that the BMC reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial_number: Option<String>,
+    /// MAC address of the boot NIC.
+    #[serde(default, rename = "bootMACAddress", skip_serializing_if = "Option::is_none")]
+    pub boot_mac_address: Option<String>,
+}
+
+/// The claim that holds a host.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimRecord {
+    /// Fresh random ID of the claim; the machine's `spec.claimID` holds the same.
+    pub id: String,
+    /// The stored provider ID of the node under this claim.
+    #[serde(default, rename = "providerID", skip_serializing_if = "Option::is_none")]
+    pub provider_id: Option<String>,
+}
+
+/// The image on, or on its way to, the disk.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageRecord {
+    /// URL it came from.
+    pub url: String,
+    /// `sha256:<hex>` or `sha512:<hex>` of the file at the URL.
+    pub digest: String,
+    /// When the write was started: from here the old content of the disk is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_started_at: Option<Time>,
+    /// When the write was verified and synced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_finished_at: Option<Time>,
+    /// When the host was first seen booting from the written disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booted_at: Option<Time>,
+    /// The disk that was written, as the agent names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_device: Option<String>,
+}
+
+/// The agent boot that may act on the host. A boot token names host and boot number; it is spent when a key registers.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentRecord {
+    /// Counts the agent boots that the provider commanded; never goes back.
+    pub boot_number: i64,
+    /// SHA-256 of the public key that registered with this boot's token, hex. Absent until one has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_fingerprint: Option<String>,
+    /// Whether this boot is over (the host was started from its disk or powered off since).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
+}
+
+/// A cleaning that was done and verified.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct CleanRecord {
+    /// What was wiped.
+    pub mode: CleaningMode,
+    /// When it was verified.
+    pub at: Time,
+}

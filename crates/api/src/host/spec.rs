@@ -1,0 +1,340 @@
+//! The spec of a `BareMetalHost`. Field names are those of Metal3's `BareMetalHost`, so that its manifests work after
+//! a change of `apiVersion`.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{BareMetalHostStatus, HostRecord};
+use crate::rules;
+
+/// What one server is and what should run on it.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "infrastructure.cluster.x-k8s.io",
+    version = "v1alpha1",
+    kind = "BareMetalHost",
+    plural = "baremetalhosts",
+    shortname = "bmh",
+    category = "cluster-api",
+    namespaced,
+    status = "BareMetalHostStatus",
+    doc = "One server: how to reach its BMC, what should run on it, what state it is in, and the record of what was done to it.",
+    derive = "PartialEq",
+    printcolumn = r#"{"name":"State","type":"string","jsonPath":".status.provisioning.state","description":"Where in its life the host is"}"#,
+    printcolumn = r#"{"name":"Consumer","type":"string","jsonPath":".spec.consumerRef.name","description":"What uses the host"}"#,
+    printcolumn = r#"{"name":"Power","type":"string","jsonPath":".status.power","description":"Power state last read from the BMC"}"#,
+    printcolumn = r#"{"name":"Waiting for","type":"string","jsonPath":".status.waitingFor.message","description":"What the host waits for"}"#,
+    printcolumn = r#"{"name":"Since","type":"date","jsonPath":".status.waitingFor.since","description":"Since when it waits"}"#,
+    printcolumn = r#"{"name":"Error","type":"string","jsonPath":".status.errorType","description":"Kind of the last error"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = rules::ipmi_needs_mac(),
+    validation = rules::ipmi_without_secure_boot(),
+    validation = rules::wol_needs_mac(),
+    validation = rules::wol_without_secure_boot(),
+    validation = rules::external_or_image(),
+    validation = rules::mac_immutable(),
+)]
+pub struct BareMetalHostSpec {
+    /// How to reach the server's BMC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bmc: Option<BmcDetails>,
+    /// MAC address of the NIC that the server boots from.
+    #[serde(default, rename = "bootMACAddress", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    #[x_kube(validation = rules::mac())]
+    pub boot_mac_address: Option<String>,
+    /// CPU architecture as `uname -m` says it, when it is known in advance; for people, inspection finds it anyway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub architecture: Option<String>,
+    /// Firmware mode to boot in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_mode: Option<BootMode>,
+    /// Whether the server should be powered on while it is provisioned. A free host is kept off.
+    #[serde(default)]
+    pub online: bool,
+    /// Image to write when the host has no consumer. A claimed host takes its image from its consumer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Image>,
+    /// Which disk the image goes to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_device_hints: Option<RootDeviceHints>,
+    /// Secret (in the host's namespace) with the user data, key `value` or `userData`; for hosts without a consumer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_data: Option<SecretName>,
+    /// Secret (in the host's namespace) with the network data, key `value` or `networkData`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_data: Option<SecretName>,
+    /// Secret (in the host's namespace) with additional metadata, key `value` or `metaData`, as YAML or JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meta_data: Option<SecretName>,
+    /// What is wiped before the host is free and after it is released.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub automated_cleaning_mode: Option<CleaningMode>,
+    /// How the hardware is looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inspection_mode: Option<InspectionMode>,
+    /// The server runs something that others installed: its power is managed, its disks never touched.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub externally_provisioned: bool,
+    /// What uses the host. Written by the claim, cleared by the release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consumer_ref: Option<ConsumerRef>,
+    /// Free text for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
+    pub description: Option<String>,
+    /// What was done to the server: written by the manager only, lives with the claim under one resourceVersion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<HostRecord>,
+}
+
+/// How to reach a BMC.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::address_needs_credentials(), validation = rules::ca_or_unverified())]
+pub struct BmcDetails {
+    /// `<scheme>://<host>[:port][/path]`; without a scheme `ipmi` is meant. See the docs for the schemes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 512))]
+    #[x_kube(
+        validation = rules::address_characters(),
+        validation = rules::address_scheme(),
+        validation = rules::address_credentials(),
+        validation = rules::address_host(),
+        validation = rules::address_ipv6(),
+        validation = rules::address_ipv4(),
+        validation = rules::address_port(),
+    )]
+    pub address: String,
+    /// Name of the Secret with keys `username` and `password`, in the host's own namespace.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::secret_name())]
+    pub credentials_name: String,
+    /// Accept any certificate of the BMC. A condition says so for as long as it is set.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub disable_certificate_verification: bool,
+    /// Name of a Secret in the host's namespace whose key `ca.crt` holds the CA certificates (PEM) of this BMC.
+    #[serde(default, rename = "caName", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::secret_name())]
+    pub ca_name: Option<String>,
+}
+
+/// A Secret in the object's own namespace. There is no namespace field on purpose: a reference that crosses
+/// namespaces would let whoever may write this object read Secrets that they may not read.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
+#[x_kube(validation = rules::secret_named())]
+pub struct SecretName {
+    /// Name of the Secret.
+    #[serde(default)]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::secret_name())]
+    pub name: String,
+}
+
+/// Firmware mode.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BootMode {
+    /// UEFI without Secure Boot.
+    #[serde(rename = "UEFI")]
+    Uefi,
+    /// UEFI with Secure Boot.
+    #[serde(rename = "UEFISecureBoot")]
+    UefiSecureBoot,
+    /// BIOS.
+    #[serde(rename = "legacy")]
+    Legacy,
+}
+
+/// What automated cleaning wipes.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum CleaningMode {
+    /// Partition tables and signatures on every disk.
+    #[default]
+    Metadata,
+    /// Every byte of every disk.
+    Full,
+    /// Nothing.
+    Disabled,
+}
+
+/// How the hardware is looked at. `fast` is Metal3's name of `outOfBand`.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[schemars(transform = accept_fast)]
+pub enum InspectionMode {
+    /// Out of band, and in band whenever the agent is booted anyway.
+    #[serde(rename = "agent")]
+    Agent,
+    /// Out of band only: the BMC is asked, the server is not booted for it.
+    #[serde(rename = "outOfBand", alias = "fast")]
+    OutOfBand,
+    /// Not at all.
+    #[serde(rename = "disabled")]
+    Disabled,
+}
+
+/// Lets the schema accept the alias that deserialisation does.
+fn accept_fast(schema: &mut schemars::Schema) {
+    let known = [
+        (InspectionMode::Agent, "agent"),
+        (InspectionMode::OutOfBand, "outOfBand"),
+        (InspectionMode::Disabled, "disabled"),
+    ];
+    let names: Vec<&str> = known.iter().map(|(_, name)| *name).chain(["fast"]).collect();
+    schema.remove("oneOf");
+    schema.insert("type".into(), "string".into());
+    schema.insert("enum".into(), names.into());
+}
+
+/// A disk image.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = rules::image_checksum_given(),
+    validation = rules::checksum_type_fits(),
+    validation = rules::image_format_uncompressed(),
+    validation = rules::image_format_not_raw(),
+)]
+pub struct Image {
+    /// Where the image is: `http://` or `https://`. A suffix `.gz` or `.zst` means compressed.
+    #[schemars(length(max = 2048))]
+    #[x_kube(validation = rules::image_url_given(), validation = rules::image_url())]
+    pub url: String,
+    /// SHA-256 or SHA-512 of the file at `url`, as hex, or an http(s) URL of a file that lists it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    #[x_kube(
+        validation = rules::checksum_not_md5(),
+        validation = rules::checksum_length(),
+        validation = rules::checksum_url(),
+    )]
+    pub checksum: Option<String>,
+    /// `sha256`, `sha512` or `auto`; when absent, deduced from the length of the checksum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = rules::checksum_type(), validation = rules::checksum_type_not_md5())]
+    pub checksum_type: Option<String>,
+    /// Format of the image; when absent, what the suffix of `url` says (`.qcow2`, `.vdi`, `.vmdk`), else `raw`.
+    #[serde(default, rename = "format", skip_serializing_if = "Option::is_none")]
+    pub disk_format: Option<ImageFormat>,
+}
+
+impl Image {
+    /// The format given, else what the suffix of the URL's path says, else raw: an image written in the wrong format
+    /// makes a disk that does not boot.
+    pub fn effective_format(&self) -> ImageFormat {
+        if let Some(format) = self.disk_format {
+            return format;
+        }
+        let path = self.url.split(['?', '#']).next().unwrap_or_default().to_ascii_lowercase();
+        let suffixes =
+            [(".qcow2", ImageFormat::Qcow2), (".vdi", ImageFormat::Vdi), (".vmdk", ImageFormat::Vmdk)];
+        let named = suffixes.into_iter().find(|(suffix, _)| path.ends_with(suffix));
+        named.map_or(ImageFormat::Raw, |(_, format)| format)
+    }
+}
+
+/// Format of a disk image.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImageFormat {
+    /// The bytes of the disk.
+    Raw,
+    /// QEMU copy-on-write, version 2 or 3.
+    Qcow2,
+    /// VirtualBox disk image.
+    Vdi,
+    /// VMware disk.
+    Vmdk,
+    /// A bootable ISO that runs from memory.
+    LiveIso,
+}
+
+/// Which disk is meant: all hints given must match. Field names and meanings are Metal3's.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RootDeviceHints {
+    /// Device path, e.g. `/dev/sda` or `/dev/disk/by-path/…`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    #[x_kube(validation = rules::device_name())]
+    pub device_name: Option<String>,
+    /// SCSI address `host:channel:target:lun`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    #[x_kube(validation = rules::hctl())]
+    pub hctl: Option<String>,
+    /// Part of the model name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    #[x_kube(validation = rules::hint_given())]
+    pub model: Option<String>,
+    /// Part of the vendor name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    #[x_kube(validation = rules::hint_given())]
+    pub vendor: Option<String>,
+    /// Serial number, exact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    #[x_kube(validation = rules::hint_given())]
+    pub serial_number: Option<String>,
+    /// Least size in gibibytes (2^30 bytes), at least 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::min_size())]
+    pub min_size_gigabytes: Option<i64>,
+    /// World Wide Name, exact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    #[x_kube(validation = rules::wwn())]
+    pub wwn: Option<String>,
+    /// World Wide Name with the vendor's extension, exact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    #[x_kube(validation = rules::wwn())]
+    pub wwn_with_extension: Option<String>,
+    /// The vendor's extension of the World Wide Name, exact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    #[x_kube(validation = rules::wwn())]
+    pub wwn_vendor_extension: Option<String>,
+    /// Whether the disk rotates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotational: Option<bool>,
+}
+
+/// What uses a host.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
+#[x_kube(validation = rules::consumer_named())]
+pub struct ConsumerRef {
+    /// API version of the consumer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub api_version: Option<String>,
+    /// Kind of the consumer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub kind: Option<String>,
+    /// Namespace of the consumer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub namespace: Option<String>,
+    /// Name of the consumer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub name: Option<String>,
+    /// UID of the consumer; tells a machine that was made anew from the one that was claimed for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub uid: Option<String>,
+}

@@ -1,0 +1,55 @@
+//! Names that appear in other people's objects: labels, annotations, finalizers.
+
+/// Annotation: while present, the host is not touched at all (value is free text, a reason is welcome).
+pub const PAUSED_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/paused";
+/// Annotation: the host is left alone, and its deletion releases it without powering it off.
+pub const DETACHED_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/detached";
+/// Annotation: asks for a reboot; removed when done. A suffix `…/reboot-<key>` keeps the host off until removed.
+pub const REBOOT_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/reboot";
+/// Annotation: asks for a new inspection; removed when it starts.
+pub const INSPECT_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/inspect";
+/// Annotation: cuts the back-off short once; removed when read.
+pub const RETRY_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/retry";
+/// Annotation: value is the current claim ID; lets the consumer go although the BMC is dead, quarantines the host.
+pub const ABANDON_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/abandon";
+/// Annotation: value `adopt` or `release`; decides what happens to a host that has a consumer but no usable record.
+pub const DECIDE_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/decide";
+
+/// Metal3's annotation of the same meaning as [`PAUSED_ANNOTATION`].
+pub const METAL3_PAUSED_ANNOTATION: &str = "baremetalhost.metal3.io/paused";
+/// Metal3's annotation of the same meaning as [`DETACHED_ANNOTATION`].
+pub const METAL3_DETACHED_ANNOTATION: &str = "baremetalhost.metal3.io/detached";
+/// Metal3's annotation of the same meaning as [`REBOOT_ANNOTATION`].
+pub const METAL3_REBOOT_ANNOTATION: &str = "reboot.metal3.io";
+/// Metal3's annotation of the same meaning as [`INSPECT_ANNOTATION`].
+pub const METAL3_INSPECT_ANNOTATION: &str = "inspect.metal3.io";
+
+/// Label of a host: the rack it stands in; hosts of one cluster are spread over racks.
+pub const RACK_LABEL: &str = "ferric.infrastructure.cluster.x-k8s.io/rack";
+/// Label of a host: its failure domain; wins over [`ZONE_LABEL`].
+pub const FAILURE_DOMAIN_LABEL: &str = "infrastructure.cluster.x-k8s.io/failure-domain";
+/// Label of a host: the zone, used as failure domain when [`FAILURE_DOMAIN_LABEL`] is absent.
+pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// Label that Cluster API's core puts on every object of a cluster; on a host it names the cluster that uses it.
+pub const CLUSTER_NAME_LABEL: &str = "cluster.x-k8s.io/cluster-name";
+/// Label by which one of several managers picks its objects (`--watch-filter`).
+pub const WATCH_FILTER_LABEL: &str = "cluster.x-k8s.io/watch-filter";
+/// Label that makes `clusterctl move` take a Secret along with the object that names it.
+pub const MOVE_LABEL: &str = "clusterctl.cluster.x-k8s.io/move";
+/// Annotation: Cluster API's pause of a single object.
+pub const CAPI_PAUSED_ANNOTATION: &str = "cluster.x-k8s.io/paused";
+/// Annotation: the infrastructure object belongs to somebody else; it is never touched.
+pub const MANAGED_BY_ANNOTATION: &str = "cluster.x-k8s.io/managed-by";
+/// Annotation: set while work is in flight that a pause cannot stop; `clusterctl move` waits for it to go.
+pub const BLOCK_MOVE_ANNOTATION: &str = "clusterctl.cluster.x-k8s.io/block-move";
+/// Annotation: the object is deleted by `clusterctl move`; let go without touching the machine.
+pub const DELETE_FOR_MOVE_ANNOTATION: &str = "clusterctl.cluster.x-k8s.io/delete-for-move";
+/// Annotation of a template in a topology dry run.
+pub const TOPOLOGY_DRY_RUN_ANNOTATION: &str = "topology.cluster.x-k8s.io/dry-run";
+
+/// Finalizer of a [`crate::BareMetalHost`].
+pub const HOST_FINALIZER: &str = "baremetalhost.infrastructure.cluster.x-k8s.io";
+/// Finalizer of a [`crate::BareMetalMachine`].
+pub const MACHINE_FINALIZER: &str = "baremetalmachine.infrastructure.cluster.x-k8s.io";
+/// Finalizer of a [`crate::BareMetalCluster`].
+pub const CLUSTER_FINALIZER: &str = "baremetalcluster.infrastructure.cluster.x-k8s.io";

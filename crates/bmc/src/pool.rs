@@ -1,0 +1,134 @@
+//! One connection a BMC, shared by all who ask.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::breaker::Refusals;
+use crate::counters::Counters;
+use crate::error::BmcError;
+use crate::limits::Limits;
+use crate::redfish::Redfish;
+use crate::tls::{Clients, sha256};
+use crate::types::{Bmc, ConnectOptions};
+
+/// Every BMC that the process speaks to, by the key of its host. An idle entry holds its links and its token: no task,
+/// no timer, no connection.
+#[derive(Debug)]
+pub struct BmcPool {
+    entries: Mutex<HashMap<Box<str>, Entry>>,
+    clients: Clients,
+    refusals: Arc<Refusals>,
+    counters: Arc<Counters>,
+    limits: Arc<Limits>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    options: [u8; 32],
+    bmc: Arc<Redfish>,
+}
+
+impl Default for BmcPool {
+    fn default() -> Self {
+        Self::new(Limits::default())
+    }
+}
+
+impl BmcPool {
+    /// An empty pool.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            entries: Mutex::default(),
+            clients: Clients::default(),
+            refusals: Arc::new(Refusals::new(limits.login_pause)),
+            counters: Arc::default(),
+            limits: Arc::new(limits),
+        }
+    }
+
+    /// The BMC of a host (`key`: anything that names the host, e.g. its UID). Kept while the options stay the same,
+    /// made anew when they change. Sends nothing.
+    pub fn get(&self, key: &str, options: &ConnectOptions) -> Result<Arc<dyn Bmc>, BmcError> {
+        let fingerprint = fingerprint(options);
+        let mut entries = self.lock();
+        if let Some(entry) = entries.get(key).filter(|entry| entry.options == fingerprint) {
+            return Ok(entry.bmc.clone());
+        }
+        let bmc = self.make(options).map(Arc::new);
+        let old = match &bmc {
+            Ok(bmc) => entries.insert(key.into(), Entry { options: fingerprint, bmc: bmc.clone() }),
+            // What it was made from is no longer what is wanted.
+            Err(_) => entries.remove(key),
+        };
+        drop(entries);
+        close(old);
+        bmc.map(|bmc| bmc as Arc<dyn Bmc>)
+    }
+
+    fn make(&self, options: &ConnectOptions) -> Result<Redfish, BmcError> {
+        if !options.address.is_redfish() {
+            let address = options.address.to_string();
+            let scheme = address.split_once("://").map_or(address.as_str(), |(scheme, _)| scheme).to_owned();
+            return Err(BmcError::DriverNotAvailable { scheme });
+        }
+        let client = self.clients.get(options, &self.limits)?;
+        Redfish::new(options, client, self.refusals.clone(), self.counters.clone(), self.limits.clone())
+    }
+
+    /// Drops the BMC of a host that is gone, and ends its session in the background.
+    pub fn forget(&self, key: &str) {
+        let old = self.lock().remove(key);
+        close(old);
+    }
+
+    /// How many BMCs are held.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether none is held.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// Counters of all BMCs together.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Ends every session and drops every BMC: BMCs have few session slots.
+    pub async fn close(&self) {
+        let entries: Vec<Entry> = self.lock().drain().map(|(_, entry)| entry).collect();
+        use futures::StreamExt;
+        futures::stream::iter(entries)
+            .for_each_concurrent(64, |entry| async move { entry.bmc.close().await })
+            .await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends the session of a dropped entry, where there is a runtime to do it on.
+fn close(entry: Option<Entry>) {
+    if let (Some(entry), Ok(runtime)) = (entry, tokio::runtime::Handle::try_current()) {
+        runtime.spawn(async move { entry.bmc.close().await });
+    }
+}
+
+/// Equal for equal options; keeps no secret.
+fn fingerprint(options: &ConnectOptions) -> [u8; 32] {
+    let ConnectOptions { address, credentials, ca_pem, insecure } = options;
+    let address = address.to_string();
+    let (user, password) =
+        credentials.as_ref().map_or(("", ""), |it| (it.username.as_str(), it.password.as_str()));
+    let mut text = vec![u8::from(credentials.is_some()), u8::from(ca_pem.is_some()), u8::from(*insecure)];
+    for part in
+        [address.as_bytes(), user.as_bytes(), password.as_bytes(), ca_pem.as_deref().unwrap_or_default()]
+    {
+        text.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        text.extend_from_slice(part);
+    }
+    sha256(&text)
+}

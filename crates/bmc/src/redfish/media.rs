@@ -1,0 +1,163 @@
+//! Virtual media: which slot takes a CD, and how it is told to.
+
+use serde_json::{Value, json};
+
+use super::json;
+
+/// A slot that takes a CD, and how it is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Slot {
+    /// Its path.
+    pub(crate) path: String,
+    /// Target of its insert action; without, the image is patched in.
+    pub(crate) insert: Option<String>,
+    /// Target of its eject action; without, the image is patched out.
+    pub(crate) eject: Option<String>,
+}
+
+/// The slot that a virtual media resource is, if it takes a CD.
+pub(crate) fn slot(path: &str, resource: &Value) -> Option<Slot> {
+    let takes_cd = match json::strings(resource, "/MediaTypes") {
+        Some(types) => types.iter().any(|media| matches!(media.as_str(), "CD" | "DVD")),
+        // It does not say: its name may.
+        None => named_like_cd(path),
+    };
+    // Something to write to: an action, or the image itself.
+    let insert = json::string(resource, "/Actions/#VirtualMedia.InsertMedia/target");
+    let usable = insert.is_some() || resource.get("Image").is_some();
+    (takes_cd && usable).then(|| Slot {
+        path: path.to_owned(),
+        insert,
+        eject: json::string(resource, "/Actions/#VirtualMedia.EjectMedia/target"),
+    })
+}
+
+/// In which order to look at the members of a virtual media collection: those named like a CD first.
+pub(crate) fn order(mut members: Vec<json::Member>) -> Vec<json::Member> {
+    members.sort_by_key(|member| !named_like_cd(&member.path));
+    members
+}
+
+fn named_like_cd(path: &str) -> bool {
+    let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
+    name.contains("cd") || name.contains("dvd")
+}
+
+/// What is in a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Nothing.
+    Empty,
+    /// This image.
+    Image(String),
+    /// Something whose URL the BMC does not tell.
+    Unnamed,
+    /// The BMC does not tell.
+    Unknown,
+}
+
+/// What is in a slot, by its resource.
+pub(crate) fn content(resource: &Value) -> Content {
+    let image = json::string(resource, "/Image");
+    match (json::boolean(resource, "/Inserted"), image) {
+        (Some(false), _) => Content::Empty,
+        (_, Some(image)) => Content::Image(image),
+        (Some(true), None) => Content::Unnamed,
+        (None, None) => Content::Unknown,
+    }
+}
+
+/// Whether the BMC holds a connection to the image in the slot, as far as it tells.
+pub(crate) fn is_connected(resource: &Value) -> bool {
+    json::text(resource, "/ConnectedVia") != Some("NotConnected")
+}
+
+/// Bodies for inserting an image by the action: the first that is not refused as a bad request.
+pub(crate) fn insert_bodies(url: &str) -> Vec<Value> {
+    let mut bodies = vec![json!({"Image": url, "Inserted": true, "WriteProtected": true})];
+    if let Some(protocol) = protocol(url) {
+        bodies.push(json!({"Image": url, "Inserted": true, "WriteProtected": true,
+            "TransferProtocolType": protocol, "TransferMethod": "Stream"}));
+    }
+    bodies.push(json!({ "Image": url }));
+    bodies
+}
+
+/// Bodies for inserting an image by changing the resource.
+pub(crate) fn insert_patches(url: &str) -> Vec<Value> {
+    vec![json!({"Image": url, "Inserted": true, "WriteProtected": true}), json!({ "Image": url })]
+}
+
+/// Bodies for ejecting by changing the resource.
+pub(crate) fn eject_patches() -> Vec<Value> {
+    vec![json!({"Image": null, "Inserted": false}), json!({ "Image": null })]
+}
+
+fn protocol(url: &str) -> Option<&'static str> {
+    match url.split_once("://")?.0.to_ascii_lowercase().as_str() {
+        "http" => Some("HTTP"),
+        "https" => Some("HTTPS"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn slots() {
+        let insert = json!({"#VirtualMedia.InsertMedia": {"target": "/i"}});
+        let table = [
+            ("/vm/1", json!({"MediaTypes": ["Floppy", "USBStick"], "Actions": insert}), false),
+            ("/vm/2", json!({"MediaTypes": ["CD", "DVD"], "Actions": insert}), true),
+            ("/vm/3", json!({"MediaTypes": ["USBStick", "DVD"], "Actions": insert}), true),
+            ("/vm/EXT1", json!({"MediaTypes": ["CD"], "Image": null}), true),
+            ("/vm/EXT2", json!({"MediaTypes": ["CD"]}), false),
+            ("/vm/CD1", json!({"Actions": insert}), true),
+            ("/vm/Usb1", json!({"Actions": insert}), false),
+            ("/vm/RemovableDisk", json!({"MediaTypes": "CD", "Actions": insert}), false),
+            ("/vm/4", json!({"MediaTypes": ["CD"], "Actions": "odd"}), false),
+            ("/vm/5", json!([]), false),
+        ];
+        for (path, resource, usable) in table {
+            assert_eq!(slot(path, &resource).is_some(), usable, "{path} {resource}");
+        }
+        let found = slot("/vm/2", &json!({"MediaTypes": ["CD"], "Actions": insert})).unwrap();
+        assert_eq!((found.insert.as_deref(), found.eject), (Some("/i"), None));
+    }
+
+    #[test]
+    fn a_cd_is_looked_at_first() {
+        let member = |path: &str| json::Member { path: path.into(), inline: None };
+        let ordered = order(vec![member("/vm/RemovableDisk"), member("/vm/CD/"), member("/vm/1")]);
+        assert_eq!(
+            ordered.iter().map(|m| m.path.as_str()).collect::<Vec<_>>(),
+            ["/vm/CD/", "/vm/RemovableDisk", "/vm/1"]
+        );
+    }
+
+    #[test]
+    fn contents() {
+        for (resource, expected) in [
+            (json!({"Inserted": false, "Image": ""}), Content::Empty),
+            (json!({"Inserted": false, "Image": "left over"}), Content::Empty),
+            (json!({"Inserted": true, "Image": "http://x"}), Content::Image("http://x".into())),
+            (json!({"Image": "http://x"}), Content::Image("http://x".into())),
+            (json!({"Inserted": true}), Content::Unnamed),
+            (json!({"Image": null}), Content::Unknown),
+        ] {
+            assert_eq!(content(&resource), expected, "{resource}");
+        }
+    }
+
+    #[test]
+    fn bodies() {
+        let bodies = insert_bodies("https://x/y.iso");
+        assert_eq!(bodies.len(), 3);
+        assert_eq!(bodies[1]["TransferProtocolType"], "HTTPS");
+        assert_eq!(bodies[2], json!({"Image": "https://x/y.iso"}));
+        assert_eq!(insert_bodies("//srv/share").len(), 2);
+    }
+}

@@ -1,0 +1,150 @@
+//! What the driver does with virtual media: finds the slot, and puts an image in or takes it out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use super::Redfish;
+use super::client::{Resource, one_fact};
+use super::json;
+use super::media::{self, Content, Slot};
+use crate::error::BmcError;
+
+/// Between two looks at a slot that changes.
+const POLL: Duration = Duration::from_millis(500);
+
+impl Redfish {
+    /// The slot that takes a CD; looked for once.
+    pub(super) async fn slot(
+        &self,
+        system: &Value,
+        manager: Option<&Value>,
+    ) -> Result<Option<Arc<Slot>>, BmcError> {
+        let kept = self.kept().slot.clone();
+        if let Some(slot) = kept {
+            return Ok(slot);
+        }
+        let found = self.find_slot(system, manager).await?.map(Arc::new);
+        self.kept().slot = Some(found.clone());
+        Ok(found)
+    }
+
+    async fn find_slot(&self, system: &Value, manager: Option<&Value>) -> Result<Option<Slot>, BmcError> {
+        let of_system = json::link(system, "/VirtualMedia");
+        let of_manager = manager.and_then(|manager| json::link(manager, "/VirtualMedia"));
+        let second = of_manager.filter(|link| Some(link) != of_system.as_ref());
+        for collection in of_system.into_iter().chain(second) {
+            let Some(members) = one_fact(self.client.members(&collection).await)? else { continue };
+            for member in media::order(members) {
+                let resource = match member.inline {
+                    Some(inline) => Some(inline),
+                    None => self.client.fact(&member.path).await?.map(|resource| resource.json),
+                };
+                if let Some(slot) = resource.and_then(|resource| media::slot(&member.path, &resource)) {
+                    return Ok(Some(slot));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The slot and what it holds; looked for again where it is gone.
+    async fn open_slot(&self, system: &Value) -> Result<Option<(Arc<Slot>, Resource)>, BmcError> {
+        for _ in 0..2 {
+            let kept = self.kept().slot.clone();
+            let slot = match kept {
+                Some(slot) => slot,
+                None => {
+                    let manager = self.manager(system).await?.map(|manager| manager.json);
+                    self.slot(system, manager.as_ref()).await?
+                }
+            };
+            let Some(slot) = slot else { return Ok(None) };
+            match self.client.get(&slot.path).await {
+                Err(BmcError::Unexpected { status: 404, .. }) => self.kept().slot = None,
+                other => return other.map(|resource| Some((slot, resource))),
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) async fn insert(&self, system: &Value, url: &str) -> Result<(), BmcError> {
+        {
+            // That there is none may have changed: a licence, a firmware update.
+            let mut kept = self.kept();
+            if kept.slot == Some(None) {
+                kept.slot = None;
+            }
+        }
+        let Some((slot, resource)) = self.open_slot(system).await? else {
+            return Err(BmcError::NotSupported {
+                what: "virtual media: it has no slot that takes a CD".into(),
+            });
+        };
+        let resource = match media::content(&resource.json) {
+            Content::Image(image) if image == url && media::is_connected(&resource.json) => return Ok(()),
+            Content::Image(_) | Content::Unnamed => {
+                self.empty(&slot, &resource).await?;
+                self.client.get(&slot.path).await?
+            }
+            Content::Empty | Content::Unknown => resource,
+        };
+        let what = "inserting virtual media";
+        match &slot.insert {
+            Some(action) => self.client.post(action, &media::insert_bodies(url), what).await?,
+            None => self.client.patch(&resource, &media::insert_patches(url), what).await?,
+        }
+        self.see(&slot, "not shown as inserted", |content| *content != Content::Empty).await
+    }
+
+    pub(super) async fn eject(&self, system: &Value) -> Result<(), BmcError> {
+        match self.open_slot(system).await? {
+            Some((slot, resource))
+                if matches!(media::content(&resource.json), Content::Image(_) | Content::Unnamed) =>
+            {
+                self.empty(&slot, &resource).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn empty(&self, slot: &Slot, resource: &Resource) -> Result<(), BmcError> {
+        let what = "ejecting virtual media";
+        match &slot.eject {
+            Some(action) => self.client.post(action, &[serde_json::json!({})], what).await?,
+            None => self.client.patch(resource, &media::eject_patches(), what).await?,
+        }
+        self.see(slot, "still shown as inserted", |content| {
+            matches!(content, Content::Empty | Content::Unknown)
+        })
+        .await
+    }
+
+    /// Waits until a slot is seen in a state: BMCs accept first and do later.
+    async fn see(
+        &self,
+        slot: &Slot,
+        otherwise: &str,
+        wanted: impl Fn(&Content) -> bool,
+    ) -> Result<(), BmcError> {
+        let limit = self.client.http.limits.media;
+        let deadline = Instant::now() + limit;
+        loop {
+            let resource = self.client.get(&slot.path).await?;
+            if wanted(&media::content(&resource.json)) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(BmcError::Busy {
+                    status: 200,
+                    url: slot.path.clone(),
+                    message: format!("the medium is {otherwise} after {} s", limit.as_secs()),
+                    retry_after: None,
+                });
+            }
+            sleep(POLL).await;
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! One HTTP client per distinct way of trusting: it holds the TLS configuration and the idle connections of all BMCs
+//! that are trusted alike, and goes away with the last of them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+use ring::digest::{SHA256, digest};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring as provider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+use crate::error::BmcError;
+use crate::limits::Limits;
+use crate::types::ConnectOptions;
+
+/// A client shared by all BMCs that are trusted alike.
+#[derive(Debug)]
+pub(crate) struct SharedClient {
+    pub(crate) http: reqwest::Client,
+}
+
+/// The shared clients in use.
+#[derive(Debug, Default)]
+pub(crate) struct Clients {
+    by_trust: Mutex<HashMap<[u8; 32], Weak<SharedClient>>>,
+    system_roots: OnceLock<Arc<RootCertStore>>,
+}
+
+impl Clients {
+    /// The client for these options; made if there is none yet.
+    pub(crate) fn get(
+        &self,
+        options: &ConnectOptions,
+        limits: &Limits,
+    ) -> Result<Arc<SharedClient>, BmcError> {
+        let key = trust_key(options);
+        let mut clients = self.by_trust.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(&key).and_then(Weak::upgrade) {
+            return Ok(client);
+        }
+        let client = Arc::new(SharedClient { http: self.build(options, limits)? });
+        clients.retain(|_, client| client.strong_count() > 0);
+        clients.insert(key, Arc::downgrade(&client));
+        Ok(client)
+    }
+
+    fn build(&self, options: &ConnectOptions, limits: &Limits) -> Result<reqwest::Client, BmcError> {
+        let bad = |message: String| BmcError::BadOptions { message };
+        let provider = Arc::new(provider::default_provider());
+        let config = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| bad(error.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(self.verifier(options, provider)?)
+            .with_no_client_auth();
+        reqwest::Client::builder()
+            .tls_backend_preconfigured(config)
+            .user_agent(concat!("ferric/", env!("CARGO_PKG_VERSION")))
+            .http1_only()
+            // Redirects are followed by hand, on the same host only: a client would carry the token along.
+            .redirect(reqwest::redirect::Policy::none())
+            // BMCs are on a network of their own; a proxy in the environment is meant for other things.
+            .no_proxy()
+            .connect_timeout(limits.connect)
+            .pool_idle_timeout(limits.idle_connection)
+            .pool_max_idle_per_host(1)
+            .build()
+            .map_err(|error| bad(error.to_string()))
+    }
+
+    fn verifier(
+        &self,
+        options: &ConnectOptions,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Arc<Verifier>, BmcError> {
+        if options.insecure {
+            return Ok(Arc::new(Verifier { trust: Trust::Anything, provider }));
+        }
+        let bad = |message: String| BmcError::BadOptions { message };
+        let (roots, pinned) = match &options.ca_pem {
+            None => (self.system_roots().clone(), Vec::new()),
+            Some(pem) => {
+                let certificates: Vec<CertificateDer<'static>> =
+                    CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| {
+                        bad(format!("the CA of the BMC is no list of PEM certificates: {error}"))
+                    })?;
+                let mut roots = RootCertStore::empty();
+                let (added, _) = roots.add_parsable_certificates(certificates.iter().cloned());
+                if added == 0 {
+                    return Err(bad("the CA of the BMC holds no certificate in PEM that can be read".into()));
+                }
+                (Arc::new(roots), certificates)
+            }
+        };
+        let chain = if roots.is_empty() {
+            None
+        } else {
+            let builder = WebPkiServerVerifier::builder_with_provider(roots, provider.clone());
+            Some(builder.build().map_err(|error| bad(format!("the CA of the BMC cannot be used: {error}")))?)
+        };
+        Ok(Arc::new(Verifier { trust: Trust::Chain { chain, pinned }, provider }))
+    }
+
+    fn system_roots(&self) -> &Arc<RootCertStore> {
+        self.system_roots.get_or_init(|| {
+            let mut roots = RootCertStore::empty();
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            Arc::new(roots)
+        })
+    }
+}
+
+/// Equal for options that trust alike.
+fn trust_key(options: &ConnectOptions) -> [u8; 32] {
+    let mut text = vec![u8::from(options.insecure), u8::from(options.ca_pem.is_some())];
+    if !options.insecure {
+        text.extend_from_slice(options.ca_pem.as_deref().unwrap_or_default());
+    }
+    sha256(&text)
+}
+
+/// SHA-256.
+pub(crate) fn sha256(text: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, text).as_ref());
+    hash
+}
+
+#[derive(Debug)]
+enum Trust {
+    Anything,
+    Chain {
+        /// `None`: there is no root at all.
+        chain: Option<Arc<WebPkiServerVerifier>>,
+        /// Certificates that are trusted as they are: BMCs come with a self-signed one that names nobody.
+        pinned: Vec<CertificateDer<'static>>,
+    },
+}
+
+#[derive(Debug)]
+struct Verifier {
+    trust: Trust,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match &self.trust {
+            Trust::Anything => Ok(ServerCertVerified::assertion()),
+            Trust::Chain { pinned, .. } if pinned.iter().any(|pin| pin.as_ref() == end_entity.as_ref()) => {
+                Ok(ServerCertVerified::assertion())
+            }
+            Trust::Chain { chain: Some(chain), .. } => {
+                chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+            }
+            Trust::Chain { chain: None, .. } => {
+                Err(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer))
+            }
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        match self.trust {
+            Trust::Anything => Ok(HandshakeSignatureValid::assertion()),
+            Trust::Chain { .. } => {
+                verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+            }
+        }
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        match self.trust {
+            Trust::Anything => Ok(HandshakeSignatureValid::assertion()),
+            Trust::Chain { .. } => {
+                verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+            }
+        }
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,156 @@
+//! What every driver speaks: power, boot, facts, and how to reach a BMC.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use ferric_api::{BmcAddress, HardwareDetails, MacAddress};
+
+use crate::error::BmcError;
+
+/// Power of a server as the BMC says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PowerState {
+    /// On.
+    On,
+    /// Off.
+    Off,
+    /// Between off and on.
+    PoweringOn,
+    /// Between on and off.
+    PoweringOff,
+    /// The BMC does not say, or says something that is not in the standard.
+    Unknown,
+}
+
+impl PowerState {
+    /// The name as Redfish writes it, or `Unknown`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::On => "On",
+            Self::Off => "Off",
+            Self::PoweringOn => "PoweringOn",
+            Self::PoweringOff => "PoweringOff",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+impl fmt::Display for PowerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What to do with the power. The driver maps it to what the BMC allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PowerAction {
+    /// Turn on; no error when it is on.
+    On,
+    /// Turn off at once; no error when it is off.
+    ForceOff,
+    /// Ask the operating system to shut down; no error when it is off.
+    GracefulShutdown,
+    /// Restart at once. A server that is off is turned on.
+    ForceRestart,
+    /// Off, then on. A server that is off is turned on.
+    PowerCycle,
+}
+
+/// What the next boot starts from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum BootTarget {
+    /// The disk, as the firmware's own boot order says: one-time overrides are cleared and virtual media ejected.
+    Disk,
+    /// PXE, once.
+    Network,
+    /// UEFI HTTP boot of a URL, once.
+    UefiHttp {
+        /// What the firmware fetches.
+        url: String,
+    },
+    /// A virtual CD, once.
+    VirtualMedia {
+        /// The ISO image that the BMC fetches.
+        url: String,
+    },
+}
+
+/// A way of booting the agent that a BMC offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BootMethod {
+    /// An ISO image as a virtual CD.
+    VirtualMedia,
+    /// UEFI HTTP boot of a URL that the BMC is told.
+    UefiHttp,
+    /// PXE.
+    Network,
+}
+
+/// What a probe finds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SystemFacts {
+    /// SMBIOS UUID in lower case.
+    pub system_uuid: Option<String>,
+    /// Serial number; of a Dell, the service tag.
+    pub serial_number: Option<String>,
+    /// Manufacturer.
+    pub manufacturer: Option<String>,
+    /// Product name.
+    pub product: Option<String>,
+    /// Firmware version of the BMC.
+    pub bmc_firmware: Option<String>,
+    /// Power.
+    pub power: PowerState,
+    /// Ways of booting the agent, best first.
+    pub boot_methods: Vec<BootMethod>,
+    /// MAC addresses that the BMC names without further requests. Often empty: [`Bmc::inspect`] asks each interface.
+    pub macs: Vec<MacAddress>,
+    /// `OK`, `Warning` or `Critical`.
+    pub health: Option<String>,
+}
+
+/// A BMC and the one server behind it.
+#[async_trait]
+pub trait Bmc: Send + Sync {
+    /// Logs in, finds the system and reads its facts, in one pass of few requests.
+    async fn probe(&self) -> Result<SystemFacts, BmcError>;
+    /// Reads the power. Never from a cache.
+    async fn power(&self) -> Result<PowerState, BmcError>;
+    /// Asks for a change of power. `Ok` means accepted, not done: read it back with [`Bmc::power`].
+    async fn set_power(&self, action: PowerAction) -> Result<(), BmcError>;
+    /// Sets what the next boot starts from. Does not boot.
+    async fn set_boot(&self, target: &BootTarget) -> Result<(), BmcError>;
+    /// Reads the hardware out of band.
+    async fn inspect(&self) -> Result<HardwareDetails, BmcError>;
+}
+
+/// A user of a BMC.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// User name.
+    pub username: String,
+    /// Password; never printed.
+    pub password: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("username", &self.username)
+            .field("password", &"<redacted>")
+            .finish()
+    }
+}
+
+/// How to reach a BMC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectOptions {
+    /// Where it is; the path names the system where a BMC has several.
+    pub address: BmcAddress,
+    /// Who to log in as; without, requests carry no credentials.
+    pub credentials: Option<Credentials>,
+    /// The CA certificates (PEM) that are trusted for this BMC, and no others; the system's roots when absent.
+    pub ca_pem: Option<Vec<u8>>,
+    /// Accept any certificate.
+    pub insecure: bool,
+}

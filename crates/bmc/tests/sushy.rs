@@ -1,0 +1,269 @@
+//! The driver against sushy-tools, the Redfish emulator that Metal3 tests with, serving systems from memory. It is
+//! installed into the user's cache folder when it is not there.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use ferric_bmc::{
+    Bmc, BmcError, BmcPool, BootMethod, BootTarget, ConnectOptions, Credentials, PowerAction, PowerState,
+};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const VERSION: &str = "2.2.0";
+const UUID: &str = "27946b59-9e44-4fa7-8e91-f3527a1ef094";
+const MAC: &str = "00:5c:52:31:3a:9c";
+
+/// The Python of the environment that sushy-tools is installed in.
+fn python() -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()).map_or_else(
+        || PathBuf::from(std::env::var_os("HOME").expect("HOME or XDG_CACHE_HOME")).join(".cache"),
+        PathBuf::from,
+    );
+    let folder = cache.join("ferric/python");
+    let home = folder.join(format!("sushy-tools-{VERSION}"));
+    let (python, ready) = (home.join("bin/python"), home.join(".ready"));
+    std::fs::create_dir_all(&folder).unwrap();
+    let lock = File::create(folder.join(format!("sushy-tools-{VERSION}.lock"))).unwrap();
+    lock.lock().unwrap();
+    if !ready.exists() {
+        println!("installing sushy-tools {VERSION} into {}", home.display());
+        let _ = std::fs::remove_dir_all(&home);
+        run(Command::new("python3").args(["-m", "venv"]).arg(&home));
+        run(Command::new(&python).args(["-m", "pip", "install", "-q", &format!("sushy-tools=={VERSION}")]));
+        File::create(ready).unwrap();
+    }
+    python
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A running emulator; ended when dropped, and when the test that started it dies.
+struct Emulator {
+    process: Child,
+    address: SocketAddr,
+    folder: tempfile::TempDir,
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Asks the kernel to end the emulator with its parent, then becomes it.
+const START: &str = "import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() != int(sys.argv.pop(1)): sys.exit(1)
+from sushy_tools.emulator.main import main
+sys.exit(main())";
+
+impl Emulator {
+    async fn start(settings: impl Fn(&Path) -> String) -> Self {
+        let python = tokio::task::spawn_blocking(python).await.unwrap();
+        for _ in 0..5 {
+            let folder = tempfile::tempdir().unwrap();
+            // Free when asked; if somebody else takes it first the emulator ends, and another port is tried.
+            let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+            let config = folder.path().join("emulator.conf");
+            let common = format!(
+                "SUSHY_EMULATOR_FAKE_DRIVER = True\nSUSHY_EMULATOR_LISTEN_IP = '127.0.0.1'\n\
+                 SUSHY_EMULATOR_LISTEN_PORT = {}\nSUSHY_EMULATOR_STATE_DIR = {:?}\n\
+                 SUSHY_EMULATOR_FAKE_SYSTEMS = [{{'uuid': '{UUID}', 'name': 'fake', 'power_state': 'Off', \
+                 'fake_ipa': False, 'nics': [{{'mac': '{MAC}', 'ip': '172.22.0.100'}}]}}]\n",
+                address.port(),
+                folder.path(),
+            );
+            std::fs::write(&config, common + &settings(folder.path())).unwrap();
+            let log = File::create(folder.path().join("log")).unwrap();
+            let process = Command::new(&python)
+                .args(["-c", START, &std::process::id().to_string(), "--config"])
+                .arg(&config)
+                .env("TMPDIR", folder.path())
+                .stdin(Stdio::null())
+                .stdout(log.try_clone().unwrap())
+                .stderr(log)
+                .spawn()
+                .unwrap();
+            let mut emulator = Self { process, address, folder };
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while emulator.process.try_wait().unwrap().is_none() {
+                if TcpStream::connect(address).await.is_ok() {
+                    return emulator;
+                }
+                assert!(Instant::now() < deadline, "it does not listen: {}", emulator.log());
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            println!("the emulator ended early: {}", emulator.log());
+        }
+        panic!("the emulator does not start");
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    fn options(&self, scheme: &str) -> ConnectOptions {
+        ConnectOptions {
+            address: format!("{scheme}://{}", self.address).parse().unwrap(),
+            credentials: None,
+            ca_pem: None,
+            insecure: false,
+        }
+    }
+
+    /// A resource, as somebody else than the driver sees it.
+    async fn read(&self, path: &str) -> Value {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap()
+    }
+}
+
+/// Reads the power until it is as wanted. The emulator takes up to 11 s over it.
+async fn wait_for(bmc: &dyn Bmc, wanted: PowerState) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while bmc.power().await.unwrap() != wanted {
+        assert!(Instant::now() < deadline, "the power is not {wanted}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_life_over_plain_http() {
+    let emulator = Emulator::start(|_| String::new()).await;
+    let pool = BmcPool::default();
+    let bmc = pool.get("host", &emulator.options("redfish+http")).unwrap();
+    let system = format!("/redfish/v1/Systems/{UUID}");
+
+    let facts = bmc.probe().await.unwrap();
+    assert_eq!(facts.system_uuid.as_deref(), Some(UUID));
+    assert_eq!(facts.manufacturer.as_deref(), Some("Sushy Emulator"));
+    assert_eq!(facts.power, PowerState::Off);
+    assert_eq!(facts.boot_methods, [BootMethod::VirtualMedia, BootMethod::UefiHttp, BootMethod::Network]);
+
+    bmc.set_power(PowerAction::On).await.unwrap();
+    wait_for(bmc.as_ref(), PowerState::On).await;
+    bmc.set_power(PowerAction::On).await.unwrap();
+
+    bmc.set_boot(&BootTarget::Network).await.unwrap();
+    assert_eq!(emulator.read(&system).await["Boot"]["BootSourceOverrideTarget"], "Pxe");
+
+    let iso = axum::Router::new().fallback(|| async { "an image" });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move { axum::serve(listener, iso).await.unwrap() });
+    let slot = format!("{system}/VirtualMedia/Cd");
+    for name in ["first.iso", "second.iso"] {
+        let url = format!("http://{server}/{name}");
+        bmc.set_boot(&BootTarget::VirtualMedia { url: url.clone() }).await.unwrap();
+        let shown = emulator.read(&slot).await;
+        assert_eq!((&shown["Image"], &shown["Inserted"]), (&url.into(), &true.into()));
+        assert_eq!(emulator.read(&system).await["Boot"]["BootSourceOverrideTarget"], "Cd");
+    }
+    bmc.set_boot(&BootTarget::Disk).await.unwrap();
+    assert_eq!(emulator.read(&slot).await["Inserted"], false);
+    assert_eq!(emulator.read(&system).await["Boot"]["BootSourceOverrideTarget"], "Hdd");
+    let url = format!("http://{server}/http.iso");
+    // The emulator advertises it and cannot keep the URL for systems in memory: its refusal is passed on.
+    let error = bmc.set_boot(&BootTarget::UefiHttp { url }).await.unwrap_err();
+    assert!(
+        matches!(&error, BmcError::Unexpected { status: 400, message, .. } if message.contains("HttpBootUri")),
+        "{error}"
+    );
+    task.abort();
+
+    let found = bmc.inspect().await.unwrap();
+    assert_eq!(found.system_vendor.manufacturer, "Sushy Emulator");
+    assert_eq!(found.nics.iter().map(|nic| nic.mac.as_str()).collect::<Vec<_>>(), [MAC]);
+
+    bmc.set_power(PowerAction::ForceOff).await.unwrap();
+    wait_for(bmc.as_ref(), PowerState::Off).await;
+}
+
+#[tokio::test]
+async fn basic_authentication() {
+    let emulator = Emulator::start(|folder| {
+        let file = folder.join("htpasswd");
+        let hash =
+            "import bcrypt, sys\nprint('admin:' + bcrypt.hashpw(b'secret', bcrypt.gensalt(4)).decode())";
+        let output = Command::new(python()).args(["-c", hash]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        std::fs::write(&file, output.stdout).unwrap();
+        format!("SUSHY_EMULATOR_AUTH_FILE = {file:?}\n")
+    })
+    .await;
+    let pool = BmcPool::default();
+    let mut options = emulator.options("redfish+http");
+    let with = |password: &str| Some(Credentials { username: "admin".into(), password: password.into() });
+    options.credentials = with("wrong");
+    let error = pool.get("host", &options).unwrap().probe().await.unwrap_err();
+    assert!(matches!(error, BmcError::Unauthorized { retry_at: Some(_), .. }), "{error}");
+    options.credentials = with("secret");
+    assert_eq!(pool.get("host", &options).unwrap().probe().await.unwrap().power, PowerState::Off);
+}
+
+#[tokio::test]
+async fn certificates() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca = params.self_signed(&key).unwrap();
+    let issuer = rcgen::Issuer::new(params, key);
+    let bmc_key = rcgen::KeyPair::generate().unwrap();
+    let bmc = rcgen::CertificateParams::new(vec!["127.0.0.1".into()])
+        .unwrap()
+        .signed_by(&bmc_key, &issuer)
+        .unwrap();
+    let self_signed = rcgen::generate_simple_self_signed(vec!["bmc".into()]).unwrap();
+
+    let serve = |certificate: String, key: String| async move {
+        Emulator::start(|folder| {
+            let (certificate_file, key_file) = (folder.join("tls.crt"), folder.join("tls.key"));
+            std::fs::write(&certificate_file, &certificate).unwrap();
+            std::fs::write(&key_file, &key).unwrap();
+            format!("SUSHY_EMULATOR_SSL_CERT = {certificate_file:?}\nSUSHY_EMULATOR_SSL_KEY = {key_file:?}\n")
+        })
+        .await
+    };
+    let pool = BmcPool::default();
+    let probe = |options: ConnectOptions| {
+        let bmc = pool.get("host", &options).unwrap();
+        async move { bmc.probe().await }
+    };
+    let rejected = |result: Result<_, BmcError>| match result {
+        Err(error @ BmcError::CertificateRejected { .. }) => assert!(!error.is_transient()),
+        other => panic!("{other:?}"),
+    };
+
+    let emulator = serve(bmc.pem(), bmc_key.serialize_pem()).await;
+    let base = emulator.options("redfish");
+    let with = |pem: String| ConnectOptions { ca_pem: Some(pem.into_bytes()), ..base.clone() };
+    probe(with(ca.pem())).await.unwrap();
+    probe(with(self_signed.cert.pem() + &ca.pem())).await.unwrap();
+    rejected(probe(with(self_signed.cert.pem())).await);
+    rejected(probe(base.clone()).await);
+    probe(ConnectOptions { insecure: true, ..base.clone() }).await.unwrap();
+    let error = pool.get("host", &with("no PEM".into())).err().unwrap();
+    assert_eq!(error.reason(), "BMCBadOptions");
+
+    // A certificate for another name is not this BMC's, unless it is trusted as it is.
+    let emulator = serve(self_signed.cert.pem(), self_signed.signing_key.serialize_pem()).await;
+    let base = emulator.options("redfish");
+    let with = |pem: String| ConnectOptions { ca_pem: Some(pem.into_bytes()), ..base.clone() };
+    probe(with(self_signed.cert.pem())).await.unwrap();
+    rejected(probe(with(ca.pem())).await);
+}

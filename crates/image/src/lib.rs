@@ -1,0 +1,33 @@
+//! Reads, decompresses, verifies and writes disk images; wipes disks; makes and reads config drives.
+//!
+//! Everything works on a [`BlockDevice`]: a real disk or file, memory, a counting double for benches, or one that fails
+//! on purpose. Nothing here is async and nothing speaks to a network: whoever downloads an image feeds it in as a
+//! [`std::io::Read`].
+//!
+//! - [`pipeline`]: source → decompress → write → sync → read back → success, or an error; never silence.
+//! - [`checksum`]: what a downloaded file must hash to.
+//! - [`gpt`]: the partition table: strict reading, moving the backup to the disk's end, adding a partition.
+//! - [`config_drive`]: the NoCloud partition at the end of a written disk, and its reader.
+//! - [`mod@wipe`]: metadata and full cleaning with evidence.
+//! - [`test_image`]: small real images for the demo and the tests.
+
+pub mod checksum;
+pub mod config_drive;
+mod device;
+pub mod gpt;
+pub mod pipeline;
+pub mod test_image;
+pub mod wipe;
+
+pub use checksum::{Checksum, ChecksumAlgorithm, ChecksumError};
+pub use config_drive::{
+    ConfigDrive, ConfigDriveError, fit_partition_table, read_config_drive, write_config_drive,
+};
+pub use device::{
+    BlockDevice, BlockStore, CountingDevice, DeviceCounts, Faults, FaultyDevice, FileDevice, MemDevice,
+    Region,
+};
+pub use gpt::{GptError, Partition, PartitionTable, check_bootable};
+pub use pipeline::{Compression, ImageError, Progress, Stage, Throttle, WriteOptions, Written, write_image};
+pub use test_image::{TestImage, build_test_image, build_test_image_file, read_marker};
+pub use wipe::{WipeError, WipeEvidence, WipeMode, wipe};

@@ -1,0 +1,236 @@
+//! The reading half: hashes what comes, unpacks it, and bounds both.
+
+use std::{
+    fmt,
+    io::{self, BufReader, Cursor, Read},
+};
+
+use ring::digest;
+
+use super::{ImageError, WriteOptions};
+use crate::{Checksum, ChecksumAlgorithm};
+
+/// Largest window that a zstd image may ask for: 128 MiB, what `zstd --long` uses. It is memory of the agent.
+const ZSTD_WINDOW_LOG: u32 = 27;
+
+/// Enough of a zstd frame to learn the size of its content.
+const ZSTD_HEADER: usize = 18;
+
+const BUFFER: usize = 64 * 1024;
+
+/// How an image file is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// gzip, of one or more members.
+    Gzip,
+    /// Zstandard, of one or more frames.
+    Zstd,
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "uncompressed",
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        })
+    }
+}
+
+/// Counts and hashes what passes. Remembers why it failed, since decompressors lose that.
+struct Tap<'a> {
+    source: &'a mut dyn Read,
+    /// None when the content's own hash says the same.
+    hasher: Option<digest::Context>,
+    bytes: u64,
+    limit: u64,
+    failure: Option<ImageError>,
+}
+
+impl Read for Tap<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = loop {
+            match self.source.read(buffer) {
+                Ok(count) => break count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return self.fail(ImageError::Source { bytes: self.bytes, source }),
+            }
+        };
+        self.bytes += count as u64;
+        if self.bytes > self.limit {
+            return self.fail(ImageError::LimitExceeded { limit: self.limit });
+        }
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&buffer[..count]);
+        }
+        Ok(count)
+    }
+}
+
+impl Tap<'_> {
+    fn fail(&mut self, why: ImageError) -> io::Result<usize> {
+        self.failure.get_or_insert(why);
+        Err(io::Error::other("the source failed"))
+    }
+}
+
+type Input<'a> = io::Chain<Cursor<Vec<u8>>, Tap<'a>>;
+
+enum Unpack<'a> {
+    None(Box<Input<'a>>),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<BufReader<Input<'a>>>>),
+    Zstd(Box<zstd::Decoder<'static, BufReader<Input<'a>>>>),
+}
+
+/// An image as it comes out of its packing.
+pub(super) struct Decoder<'a> {
+    unpack: Unpack<'a>,
+    checksum: &'a Checksum,
+    compression: Compression,
+    announced: Option<u64>,
+    content_bytes: Option<u64>,
+}
+
+impl<'a> Decoder<'a> {
+    pub(super) fn new(
+        source: &'a mut dyn Read,
+        options: &'a WriteOptions,
+        limit: u64,
+    ) -> Result<Self, ImageError> {
+        let WriteOptions { checksum, compression, max_bytes: _, download_bytes, block_bytes: _ } = options;
+        let same = *compression == Compression::None && checksum.algorithm() == ChecksumAlgorithm::Sha256;
+        // Incompressible content grows a little when packed; the limit is for those who send something else.
+        let limit = match compression {
+            Compression::None => limit,
+            Compression::Gzip | Compression::Zstd => limit.saturating_add(limit / 64).saturating_add(1 << 20),
+        };
+        let hasher = (!same).then(|| checksum.algorithm().hasher());
+        let mut tap = Tap { source, hasher, bytes: 0, limit, failure: None };
+        let mut start = Vec::new();
+        let mut content_bytes = (*compression == Compression::None).then_some(*download_bytes).flatten();
+        if *compression == Compression::Zstd {
+            let taken = (&mut tap).take(ZSTD_HEADER as u64).read_to_end(&mut start);
+            if let Err(source) = taken {
+                let other = ImageError::Source { bytes: tap.bytes, source };
+                return Err(tap.failure.take().unwrap_or(other));
+            }
+            // Of the first frame only; a file of several says nothing about the whole.
+            content_bytes = zstd::zstd_safe::get_frame_content_size(&start).ok().flatten();
+        }
+        let input = Cursor::new(start).chain(tap);
+        let unpack = match compression {
+            Compression::None => Unpack::None(Box::new(input)),
+            Compression::Gzip => Unpack::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(
+                BufReader::with_capacity(BUFFER, input),
+            ))),
+            Compression::Zstd => {
+                let decoder = zstd::Decoder::with_buffer(BufReader::with_capacity(BUFFER, input));
+                let decoder = decoder.and_then(|mut decoder| {
+                    decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+                    Ok(decoder)
+                });
+                Unpack::Zstd(Box::new(decoder.map_err(|source| ImageError::Decode {
+                    compression: *compression,
+                    bytes: 0,
+                    source,
+                })?))
+            }
+        };
+        Ok(Self { unpack, checksum, compression: *compression, announced: *download_bytes, content_bytes })
+    }
+
+    /// How large the image is at least, where that is known beforehand.
+    pub(super) fn content_bytes(&self) -> Option<u64> {
+        self.content_bytes
+    }
+
+    /// Bytes downloaded so far.
+    pub(super) fn bytes_read(&self) -> u64 {
+        self.tap().bytes
+    }
+
+    /// Fills the buffer as far as there is image left.
+    pub(super) fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, ImageError> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let rest = &mut buffer[filled..];
+            let read = match &mut self.unpack {
+                Unpack::None(input) => input.read(rest),
+                Unpack::Gzip(decoder) => decoder.read(rest),
+                Unpack::Zstd(decoder) => decoder.read(rest),
+            };
+            match read {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.explain(error)),
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Takes what may follow the image, and compares length and checksum. `content` is the SHA-256 of the image.
+    pub(super) fn finish(mut self, content: &str) -> Result<(u64, Checksum), ImageError> {
+        // The checksum is of the whole file: a decompressor may stop before its last byte.
+        let mut rest = [0; 4096];
+        loop {
+            match self.tap_mut().read(&mut rest) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) => return Err(self.explain(error)),
+            }
+        }
+        let (checksum, announced) = (self.checksum, self.announced);
+        let tap = self.tap_mut();
+        let bytes = tap.bytes;
+        match announced {
+            Some(expected) if bytes < expected => return Err(ImageError::Truncated { expected, got: bytes }),
+            Some(expected) if bytes > expected => return Err(ImageError::Overlong { expected }),
+            _ => {}
+        }
+        let found = match tap.hasher.take() {
+            Some(hasher) => hex::encode(hasher.finish()),
+            None => content.to_owned(),
+        };
+        if found == checksum.hex() {
+            Ok((bytes, checksum.clone()))
+        } else {
+            let (algorithm, expected) = (checksum.algorithm(), checksum.hex().to_owned());
+            Err(ImageError::Checksum { algorithm, bytes, expected, found })
+        }
+    }
+
+    /// The reason behind a failed read: the source's own, or that the data are not what they should be.
+    fn explain(&mut self, source: io::Error) -> ImageError {
+        let (compression, announced) = (self.compression, self.announced);
+        let tap = self.tap_mut();
+        let bytes = tap.bytes;
+        if let Some(failure) = tap.failure.take() {
+            return failure;
+        }
+        match announced {
+            Some(expected) if source.kind() == io::ErrorKind::UnexpectedEof && bytes < expected => {
+                ImageError::Truncated { expected, got: bytes }
+            }
+            _ => ImageError::Decode { compression, bytes, source },
+        }
+    }
+
+    fn tap(&self) -> &Tap<'a> {
+        match &self.unpack {
+            Unpack::None(input) => input.get_ref().1,
+            Unpack::Gzip(decoder) => decoder.get_ref().get_ref().get_ref().1,
+            Unpack::Zstd(decoder) => decoder.get_ref().get_ref().get_ref().1,
+        }
+    }
+
+    fn tap_mut(&mut self) -> &mut Tap<'a> {
+        match &mut self.unpack {
+            Unpack::None(input) => input.get_mut().1,
+            Unpack::Gzip(decoder) => decoder.get_mut().get_mut().get_mut().1,
+            Unpack::Zstd(decoder) => decoder.get_mut().get_mut().get_mut().1,
+        }
+    }
+}

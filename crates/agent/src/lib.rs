@@ -1,0 +1,28 @@
+//! The agent: what runs on a machine that was booted to be inspected, cleaned or written. It dials its provider,
+//! registers a key that it has just made, and works off the tasks that come, one at a time.
+//!
+//! It is a library so that the same code runs as the only process of a real machine and, a thousand times over, in the
+//! simulator: everything that belongs to one machine comes through [`Platform`].
+//!
+//! - [`hints`]: which disk is the root disk. Pure.
+//! - [`plan`]: what a task means, and whether it can be done. Pure.
+//! - [`run`]: the whole life, from boot data to [`Exit`].
+//!
+//! Inside: `ledger` remembers tasks so that none is done twice; `worker` does them; `session` talks; `download` fetches
+//! images and resumes; `connection` dials.
+
+mod backoff;
+mod connection;
+mod download;
+pub mod hints;
+mod ledger;
+mod options;
+pub mod plan;
+mod platform;
+mod run;
+mod session;
+mod worker;
+
+pub use options::AgentOptions;
+pub use platform::Platform;
+pub use run::{AgentError, Exit, run};

@@ -1,0 +1,277 @@
+//! What a task means on this machine, and whether it can be done. Pure: decides from the task and the inventory, touches
+//! nothing. Everything that can be refused is refused here, before a disk is opened.
+
+use ferric_image::{
+    Checksum, ChecksumAlgorithm, Compression, ConfigDrive, ConfigDriveError, ImageError, WipeError, WipeMode,
+    WriteOptions,
+};
+use ferric_protocol::v1::{self, CleanMode, Deploy, Disk, TaskError, TaskErrorCode};
+use url::Url;
+
+use crate::hints;
+
+/// A deploy task, understood.
+#[derive(Debug, Clone)]
+pub struct DeployPlan {
+    /// The disk to write.
+    pub disk: Disk,
+    /// Where the image is.
+    pub url: Url,
+    /// How to write it. The length of the download is not known yet.
+    pub write: WriteOptions,
+    /// Certificates to trust for the download; empty: the provider's CA.
+    pub ca_pem: Vec<u8>,
+    /// What to put beside it.
+    pub config_drive: Option<ConfigDrive>,
+}
+
+/// A clean task, understood.
+#[derive(Debug, Clone)]
+pub struct CleanPlan {
+    /// How thoroughly.
+    pub mode: WipeMode,
+    /// Which disks, in order.
+    pub disks: Vec<Disk>,
+}
+
+/// An error as the provider is told it.
+pub fn error(code: TaskErrorCode, message: impl Into<String>) -> TaskError {
+    TaskError { code: code.into(), message: message.into() }
+}
+
+fn invalid(message: impl Into<String>) -> TaskError {
+    error(TaskErrorCode::InvalidTask, message)
+}
+
+fn unsupported(message: impl Into<String>) -> TaskError {
+    error(TaskErrorCode::Unsupported, message)
+}
+
+/// Understands a deploy task.
+pub fn deploy(
+    task: &Deploy,
+    disks: &[Disk],
+    min_root_bytes: u64,
+    block_bytes: usize,
+) -> Result<DeployPlan, TaskError> {
+    let image = task.image.as_ref().ok_or_else(|| invalid("the deploy task has no image"))?;
+    let url = Url::parse(&image.url).map_err(|e| invalid(format!("the image's URL {:?}: {e}", image.url)))?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Err(invalid(format!("the image's URL {url} is neither http nor https")));
+    }
+    let algorithm = match image.checksum_algorithm() {
+        v1::ChecksumAlgorithm::Sha256 => ChecksumAlgorithm::Sha256,
+        v1::ChecksumAlgorithm::Sha512 => ChecksumAlgorithm::Sha512,
+        v1::ChecksumAlgorithm::Unspecified => {
+            return Err(unsupported("the image's checksum type is not known"));
+        }
+    };
+    let checksum = Checksum::new(algorithm, &image.checksum).map_err(|e| invalid(e.to_string()))?;
+    let compression = match image.compression() {
+        v1::Compression::None => Compression::None,
+        v1::Compression::Gzip => Compression::Gzip,
+        v1::Compression::Zstd => Compression::Zstd,
+        v1::Compression::Unspecified => return Err(unsupported("the image's compression is not known")),
+    };
+    if image.format() != v1::ImageFormat::Raw {
+        return Err(unsupported("the image's format is not raw"));
+    }
+    let config_drive = task.config_drive.as_ref().map(config_drive).transpose()?;
+    let disk = hints::root_disk(disks, task.root_device_hints.as_ref(), min_root_bytes)
+        .map_err(|e| error(TaskErrorCode::NoDisk, e.to_string()))?;
+    Ok(DeployPlan {
+        disk: disk.clone(),
+        url,
+        write: WriteOptions {
+            max_bytes: image.max_bytes,
+            block_bytes,
+            ..WriteOptions::new(checksum, compression)
+        },
+        ca_pem: image.ca_pem.clone(),
+        config_drive,
+    })
+}
+
+fn config_drive(drive: &v1::ConfigDrive) -> Result<ConfigDrive, TaskError> {
+    if drive.format() != v1::ConfigDriveFormat::Nocloud {
+        return Err(unsupported("the config drive's format is not NoCloud"));
+    }
+    let v1::ConfigDrive { format: _, instance_id, meta_data, user_data, network_data } = drive;
+    if instance_id.is_empty() || instance_id.contains(['\n', '\r', '"', '\\']) {
+        return Err(invalid(format!("{instance_id:?} is not an instance id")));
+    }
+    let meta_data = if meta_data.is_empty() {
+        format!("instance-id: \"{instance_id}\"\n").into_bytes()
+    } else {
+        meta_data.clone()
+    };
+    let network_config = (!network_data.is_empty()).then(|| network_data.clone());
+    let drive = ConfigDrive { meta_data, user_data: user_data.clone(), network_config };
+    drive.partition_bytes().map_err(|e| invalid(e.to_string()))?;
+    Ok(drive)
+}
+
+/// Understands a clean task. Without names it is every disk that is not removable.
+pub fn clean(task: &v1::Clean, disks: &[Disk]) -> Result<CleanPlan, TaskError> {
+    let mode = match task.mode() {
+        CleanMode::Metadata => WipeMode::Metadata,
+        CleanMode::Full => WipeMode::Full,
+        CleanMode::Unspecified => return Err(unsupported("the clean mode is not known")),
+    };
+    let mut chosen: Vec<Disk> = if task.devices.is_empty() {
+        disks.iter().filter(|disk| !disk.removable).cloned().collect()
+    } else {
+        let named = |name: &String| {
+            let known = disks.iter().find(|disk| disk.name == *name);
+            known.cloned().ok_or_else(|| error(TaskErrorCode::NoDisk, format!("there is no disk {name}")))
+        };
+        task.devices.iter().map(named).collect::<Result<_, _>>()?
+    };
+    chosen.sort_by(|a, b| a.name.cmp(&b.name));
+    chosen.dedup_by(|a, b| a.name == b.name);
+    Ok(CleanPlan { mode, disks: chosen })
+}
+
+/// What the provider is told about a failed write.
+pub fn image_error(e: &ImageError) -> TaskError {
+    let code = match e {
+        ImageError::Source { .. } => TaskErrorCode::ImageUnavailable,
+        ImageError::Truncated { .. }
+        | ImageError::Overlong { .. }
+        | ImageError::Decode { .. }
+        | ImageError::Empty => TaskErrorCode::ImageCorrupt,
+        ImageError::TooLarge { .. } | ImageError::LimitExceeded { .. } => TaskErrorCode::ImageTooLarge,
+        ImageError::Checksum { .. } => TaskErrorCode::ChecksumMismatch,
+        ImageError::Device { .. } => TaskErrorCode::DiskFailed,
+        ImageError::Verify { .. } => TaskErrorCode::VerifyFailed,
+        ImageError::Cancelled { .. } => TaskErrorCode::Cancelled,
+    };
+    error(code, e.to_string())
+}
+
+/// What the provider is told about a failed config drive.
+pub fn config_drive_error(e: &ConfigDriveError) -> TaskError {
+    let code = match e {
+        ConfigDriveError::Table(_) | ConfigDriveError::TooLarge(_) | ConfigDriveError::Filesystem(_) => {
+            TaskErrorCode::ConfigDriveFailed
+        }
+        ConfigDriveError::Io(_) => TaskErrorCode::DiskFailed,
+        ConfigDriveError::Verify(_) => TaskErrorCode::VerifyFailed,
+    };
+    error(code, e.to_string())
+}
+
+/// What the provider is told about a failed wipe.
+pub fn wipe_error(disk: &Disk, e: &WipeError) -> TaskError {
+    let code = match e {
+        WipeError::Device { .. } => TaskErrorCode::DiskFailed,
+        WipeError::NotZero { .. } => TaskErrorCode::VerifyFailed,
+        WipeError::Cancelled(_) => TaskErrorCode::Cancelled,
+    };
+    error(code, format!("{}: {e}", disk.name))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn disks() -> Vec<Disk> {
+        let disk = |name: &str, size_bytes, removable| Disk {
+            name: name.into(),
+            size_bytes,
+            removable,
+            ..Disk::default()
+        };
+        vec![disk("/dev/sdb", 100, false), disk("/dev/sda", 200, false), disk("/dev/usb", 50, true)]
+    }
+
+    fn task() -> Deploy {
+        Deploy {
+            image: Some(v1::Image {
+                url: "https://images.example/a.raw.zst".into(),
+                checksum_algorithm: v1::ChecksumAlgorithm::Sha256.into(),
+                checksum: "AB".repeat(32),
+                format: v1::ImageFormat::Raw.into(),
+                compression: v1::Compression::Zstd.into(),
+                max_bytes: 77,
+                ca_pem: vec![],
+            }),
+            root_device_hints: None,
+            config_drive: Some(v1::ConfigDrive {
+                format: v1::ConfigDriveFormat::Nocloud.into(),
+                instance_id: "claim-1".into(),
+                meta_data: vec![],
+                user_data: b"u".to_vec(),
+                network_data: vec![],
+            }),
+        }
+    }
+
+    #[test]
+    fn a_good_task_is_understood() {
+        let plan = deploy(&task(), &disks(), 100, 4096).unwrap();
+        assert_eq!(plan.disk.name, "/dev/sdb");
+        assert_eq!(plan.url.as_str(), "https://images.example/a.raw.zst");
+        assert_eq!((plan.write.max_bytes, plan.write.block_bytes), (77, 4096));
+        assert_eq!(plan.write.checksum.hex(), "ab".repeat(32));
+        let drive = plan.config_drive.unwrap();
+        assert_eq!(drive.meta_data, b"instance-id: \"claim-1\"\n");
+        assert_eq!((drive.user_data.as_slice(), drive.network_config), (b"u".as_slice(), None));
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_with_a_reason() {
+        use TaskErrorCode::{InvalidTask, NoDisk, Unsupported};
+        type Spoil = fn(&mut Deploy);
+        fn image(task: &mut Deploy) -> &mut v1::Image {
+            task.image.as_mut().unwrap()
+        }
+        fn drive(task: &mut Deploy) -> &mut v1::ConfigDrive {
+            task.config_drive.as_mut().unwrap()
+        }
+        let table: [(Spoil, TaskErrorCode, &str); 12] = [
+            (|t| t.image = None, InvalidTask, "no image"),
+            (|t| image(t).url = "ftp://x/y".into(), InvalidTask, "neither http nor https"),
+            (|t| image(t).url = "nonsense".into(), InvalidTask, "nonsense"),
+            (|t| image(t).checksum_algorithm = 0, Unsupported, "checksum type"),
+            (|t| image(t).checksum_algorithm = 99, Unsupported, "checksum type"),
+            (|t| image(t).checksum = String::new(), InvalidTask, "64 digits"),
+            (|t| image(t).compression = 0, Unsupported, "compression"),
+            (|t| image(t).format = 7, Unsupported, "not raw"),
+            (|t| drive(t).format = 0, Unsupported, "NoCloud"),
+            (|t| drive(t).instance_id = "a\nb".into(), InvalidTask, "instance id"),
+            (|t| drive(t).user_data = vec![0; 65 << 20], InvalidTask, "too large"),
+            (
+                |t| {
+                    t.root_device_hints =
+                        Some(v1::RootDeviceHints { rotational: Some(true), ..Default::default() })
+                },
+                NoDisk,
+                "rotational=true",
+            ),
+        ];
+        for (spoil, code, text) in table {
+            let mut task = task();
+            spoil(&mut task);
+            let error = deploy(&task, &disks(), 0, 4096).unwrap_err();
+            assert_eq!(error.code(), code, "{}", error.message);
+            assert!(error.message.contains(text), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn cleaning_takes_fixed_disks_or_those_that_are_named() {
+        let names = |devices: &[&str]| {
+            let devices = devices.iter().map(|name| (*name).to_owned()).collect();
+            let task = v1::Clean { mode: CleanMode::Metadata.into(), devices };
+            clean(&task, &disks())
+                .map(|plan| plan.disks.into_iter().map(|disk| disk.name).collect::<Vec<_>>())
+        };
+        assert_eq!(names(&[]).unwrap(), ["/dev/sda", "/dev/sdb"]);
+        assert_eq!(names(&["/dev/usb", "/dev/sda", "/dev/usb"]).unwrap(), ["/dev/sda", "/dev/usb"]);
+        assert_eq!(names(&["/dev/none"]).unwrap_err().code(), TaskErrorCode::NoDisk);
+        assert_eq!(clean(&v1::Clean::default(), &disks()).unwrap_err().code(), TaskErrorCode::Unsupported);
+    }
+}

@@ -1,0 +1,22 @@
+//! What the agent needs of the machine that it runs on.
+
+use std::io;
+
+use ferric_image::BlockDevice;
+use ferric_protocol::v1::Inventory;
+
+/// One machine. All methods may block: they are called where that does no harm.
+///
+/// Power is not here: [`run`](crate::run()) ends with an [`Exit`](crate::Exit), and whoever called it does what that says.
+pub trait Platform: Send + Sync + 'static {
+    /// Looks at the hardware, anew each time.
+    fn inventory(&self) -> io::Result<Inventory>;
+
+    /// Opens a disk by the name that it has in the inventory, for this process alone.
+    fn open_disk(&self, name: &str) -> io::Result<Box<dyn BlockDevice>>;
+
+    /// Sets the machine's clock (seconds since 1970). TLS does not depend on it.
+    fn set_clock(&self, _unix_seconds: u64) -> io::Result<()> {
+        Ok(())
+    }
+}

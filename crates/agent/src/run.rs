@@ -1,0 +1,199 @@
+//! The agent's life: make a key, look at the hardware, register, hold sessions, work, and end as it was told.
+
+use std::{io, sync::Arc, time::Duration};
+
+use ferric_protocol::{
+    BootData, PROTOCOL_VERSION,
+    tls::{AgentIdentity, BootClock, TlsError, client_config_with_clock},
+    v1::{Inventory, PowerAction, RegisterRequest, agent_service_client::AgentServiceClient},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tonic::{Code, Status};
+use url::Url;
+
+use crate::{
+    AgentOptions, Platform,
+    backoff::Backoff,
+    connection::{Connection, Dialer},
+    session::{self, SessionEnd},
+    worker::{Shared, Worker},
+};
+
+/// Once registered, an agent does not give up at the first refusal: the provider may have lost track for a moment.
+const REFUSALS_ONCE_REGISTERED: u32 = 10;
+/// Bounds what the provider may ask for.
+const HEARTBEAT: std::ops::RangeInclusive<u64> = 1..=3600;
+
+/// What whoever runs the agent is to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Restart the machine.
+    Reboot,
+    /// Switch it off.
+    PowerOff,
+    /// Nothing: it was cancelled from outside.
+    Cancelled,
+}
+
+/// Why the agent cannot go on. Trouble that may pass is not among these: it is waited out.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The provider's URL cannot be used.
+    #[error("the provider's URL cannot be used: {0}")]
+    Url(#[from] url::ParseError),
+    /// No key, or a pin that is none.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+    /// The machine does not show its hardware.
+    #[error("the inventory cannot be read: {0}")]
+    Inventory(#[source] io::Error),
+    /// The provider said no, and will say so again: the token is spent, expired or not its own, or the versions differ.
+    #[error("the provider refused this agent ({code:?}): {message}")]
+    Refused {
+        /// Status code.
+        code: Code,
+        /// What the provider said.
+        message: String,
+    },
+}
+
+/// Runs the agent on a machine until a power task is done, it is refused, or `cancel` fires. A cancelled agent has
+/// stopped writing when this returns; one whose future is dropped stops within a block.
+pub async fn run(
+    boot: BootData,
+    platform: Arc<dyn Platform>,
+    options: AgentOptions,
+    cancel: CancellationToken,
+) -> Result<Exit, AgentError> {
+    let identity = AgentIdentity::generate()?;
+    let clock = BootClock::starting_at(boot.time());
+    let tls = client_config_with_clock(&boot, &identity, clock.clone())?;
+    let mut h2 = tls.clone();
+    h2.alpn_protocols = vec![b"h2".to_vec()];
+    let dialer = Dialer::new(Url::parse(boot.provider_url())?, h2);
+    let inventory = look(&platform, boot.time()).await.map_err(AgentError::Inventory)?;
+    tracing::info!(fingerprint = identity.fingerprint(), provider = boot.provider_url(), "agent starts");
+
+    // Fires when this future is dropped too, so that a thread that writes does not outlive its agent.
+    let stop = cancel.child_token();
+    let _stop_on_drop = stop.clone().drop_guard();
+    let shared = Shared::new();
+    let worker = Worker { shared: shared.clone(), platform, options: options.clone(), tls, clock };
+    let worker = AbortOnDropHandle::new(tokio::spawn(worker.run(stop.clone())));
+    let patience = options.power_ack_timeout;
+    let provider =
+        Provider { dialer, token: boot.token().to_owned(), inventory, options, shared: shared.clone() };
+    let end = tokio::select! {
+        biased;
+        () = cancel.cancelled() => Ok(Exit::Cancelled),
+        action = shared.power_due(patience) => Ok(match action {
+            PowerAction::PowerOff => Exit::PowerOff,
+            PowerAction::Reboot | PowerAction::Unspecified => Exit::Reboot,
+        }),
+        refused = provider.talk() => Err(refused),
+    };
+    stop.cancel();
+    let _ = worker.await;
+    end
+}
+
+async fn look(platform: &Arc<dyn Platform>, now: u64) -> io::Result<Inventory> {
+    let platform = platform.clone();
+    let looked = tokio::task::spawn_blocking(move || {
+        if let Err(error) = platform.set_clock(now) {
+            tracing::warn!(%error, "the clock cannot be set");
+        }
+        platform.inventory()
+    });
+    looked.await.map_err(io::Error::other)?
+}
+
+/// Everything said to the provider.
+struct Provider {
+    dialer: Dialer,
+    token: String,
+    inventory: Inventory,
+    options: AgentOptions,
+    shared: Arc<Shared>,
+}
+
+impl Provider {
+    /// Registers and holds sessions, for as long as the provider does not refuse for good.
+    async fn talk(&self) -> AgentError {
+        let mut backoff = Backoff::new(self.options.backoff_min, self.options.backoff_max);
+        let mut heartbeat = None;
+        let mut was_registered = false;
+        let mut refusals = 0;
+        loop {
+            let client = match self.dialer.dial(&self.options).await {
+                Ok(client) => client,
+                Err(error) => {
+                    pause(&mut backoff, &error.to_string()).await;
+                    continue;
+                }
+            };
+            let every = match heartbeat {
+                Some(every) => every,
+                None => match self.register(client.clone()).await {
+                    Ok(every) => {
+                        was_registered = true;
+                        *heartbeat.insert(every)
+                    }
+                    Err(status) => {
+                        refusals += u32::from(is_refusal(status.code()));
+                        let limit = if was_registered { REFUSALS_ONCE_REGISTERED } else { 1 };
+                        if refusals >= limit {
+                            let (code, message) = (status.code(), status.message().to_owned());
+                            return AgentError::Refused { code, message };
+                        }
+                        pause(&mut backoff, &format!("{:?}: {}", status.code(), status.message())).await;
+                        continue;
+                    }
+                },
+            };
+            let established = || {
+                refusals = 0;
+                backoff.reset();
+            };
+            let end = session::hold(client, &self.shared, &self.options, every, established).await;
+            let why = match end {
+                SessionEnd::Broken(why) => why,
+                SessionEnd::Unregistered(why) => {
+                    heartbeat = None;
+                    why
+                }
+            };
+            pause(&mut backoff, &why).await;
+        }
+    }
+
+    /// Ties this agent's key to its host; the interval of heartbeats.
+    async fn register(&self, mut client: AgentServiceClient<Connection>) -> Result<Duration, Status> {
+        let request = RegisterRequest {
+            protocol_version: PROTOCOL_VERSION,
+            boot_token: self.token.clone(),
+            inventory: Some(self.inventory.clone()),
+        };
+        let answered = tokio::time::timeout(self.options.request_timeout, client.register(request)).await;
+        let response =
+            answered.map_err(|_| Status::deadline_exceeded("the provider did not answer"))??.into_inner();
+        tracing::info!(host = response.host, "registered");
+        let seconds = u64::from(response.heartbeat_seconds).clamp(*HEARTBEAT.start(), *HEARTBEAT.end());
+        Ok(Duration::from_secs(seconds))
+    }
+}
+
+/// Whether the provider will say the same next time. What a proxy or a provider that is only starting might say is not
+/// among these.
+fn is_refusal(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unauthenticated | Code::PermissionDenied | Code::FailedPrecondition | Code::InvalidArgument
+    )
+}
+
+async fn pause(backoff: &mut Backoff, why: &str) {
+    let pause = backoff.next();
+    tracing::warn!(why, seconds = pause.as_secs_f32(), "not connected; trying again");
+    tokio::time::sleep(pause).await;
+}

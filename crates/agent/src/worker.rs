@@ -1,0 +1,405 @@
+//! Does the tasks, one at a time, whether a session is open or not.
+
+use std::{
+    io,
+    ops::ControlFlow,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use ferric_image::{
+    BlockDevice, GptError, ImageError, Progress, Stage, Throttle, Written, fit_partition_table, wipe,
+    write_config_drive, write_image,
+};
+use ferric_protocol::{
+    tls::{BootClock, image_client_config},
+    v1::{
+        CleanResult, Deploy, DeployResult, Disk, DiskEvidence, InspectResult, Inventory, Phase, PowerAction,
+        PowerResult, Task, TaskError, TaskErrorCode, TaskProgress, TaskResult, task::Work,
+        task_result::Outcome,
+    },
+};
+use rustls::ClientConfig;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    AgentOptions, Platform,
+    download::{self, Download, ImageReader},
+    ledger::Ledger,
+    plan::{self, CleanPlan, DeployPlan},
+};
+
+/// What worker and session have in common.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    ledger: Mutex<Ledger>,
+    /// Something worth telling the provider has changed.
+    changed: watch::Sender<()>,
+    /// There may be something to do.
+    work: Notify,
+    running: Mutex<Option<(String, CancellationToken)>>,
+    /// A power task that was accepted.
+    power: watch::Sender<Option<(String, PowerAction)>>,
+}
+
+impl Shared {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            ledger: Mutex::default(),
+            changed: watch::Sender::new(()),
+            work: Notify::new(),
+            running: Mutex::default(),
+            power: watch::Sender::new(None),
+        })
+    }
+
+    /// Looks at or changes the ledger. Never held across an await.
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        lock(&self.ledger)
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Tells the session that there is something to tell.
+    pub(crate) fn announce(&self) {
+        self.changed.send_replace(());
+    }
+
+    /// Tells the worker that there is something to do.
+    pub(crate) fn wake_worker(&self) {
+        self.work.notify_one();
+    }
+
+    /// Stops a task.
+    pub(crate) fn cancel(&self, id: &str) {
+        if self.ledger().cancel(id)
+            && let Some((running, token)) = &*lock(&self.running)
+            && running == id
+        {
+            token.cancel();
+        }
+        self.announce();
+    }
+
+    /// Returns when the power is to be changed: the provider has recorded it, or had its time.
+    pub(crate) async fn power_due(&self, patience: Duration) -> PowerAction {
+        let mut power = self.power.subscribe();
+        let (id, action) = loop {
+            if let Some(due) = power.borrow_and_update().clone() {
+                break due;
+            }
+            if power.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let mut changed = self.subscribe();
+        let recorded = async {
+            while !self.ledger().is_acknowledged(&id) {
+                if changed.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(patience, recorded).await.is_err() {
+            tracing::warn!(task = id, "the provider has not recorded the power task; doing it all the same");
+        }
+        action
+    }
+
+    fn report(&self, id: &str, phase: Phase, done: u64, total: Option<u64>, message: &str) {
+        self.ledger().progress(TaskProgress {
+            task_id: id.to_owned(),
+            phase: phase.into(),
+            bytes_done: done,
+            bytes_total: total.unwrap_or(0),
+            message: message.to_owned(),
+        });
+        self.announce();
+    }
+}
+
+/// Does the tasks of one machine.
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) platform: Arc<dyn Platform>,
+    pub(crate) options: AgentOptions,
+    /// Trusts the provider's CA.
+    pub(crate) tls: ClientConfig,
+    pub(crate) clock: BootClock,
+}
+
+impl Worker {
+    /// Works until it is stopped or a power task came.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        loop {
+            let next = self.shared.ledger().start_next();
+            let Some(task) = next else {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = self.shared.work.notified() => continue,
+                }
+            };
+            if stop.is_cancelled() {
+                return;
+            }
+            let id = task.id.clone();
+            let cancel = stop.child_token();
+            *lock(&self.shared.running) = Some((id.clone(), cancel.clone()));
+            self.shared.announce();
+            tracing::info!(task = id, "task started");
+            let power = match &task.work {
+                Some(Work::Power(power)) => Some(power.action()),
+                _ => None,
+            };
+            let outcome = self.execute(task, &cancel).await;
+            let outcome = outcome.unwrap_or_else(|error| {
+                // Whatever broke because of a cancellation is a cancellation.
+                let code = if cancel.is_cancelled() { TaskErrorCode::Cancelled } else { error.code() };
+                tracing::warn!(task = id, code = code.as_str_name(), error = error.message, "task failed");
+                Outcome::Error(TaskError { code: code.into(), ..error })
+            });
+            *lock(&self.shared.running) = None;
+            let accepted = matches!(outcome, Outcome::Power(_));
+            tracing::info!(task = id, "task finished");
+            self.shared.ledger().finish(TaskResult { task_id: id.clone(), outcome: Some(outcome) });
+            if let Some(action) = power.filter(|_| accepted) {
+                self.shared.power.send_replace(Some((id, action)));
+                self.shared.announce();
+                return;
+            }
+            self.shared.announce();
+        }
+    }
+
+    async fn execute(&self, task: Task, cancel: &CancellationToken) -> Result<Outcome, TaskError> {
+        let id = &task.id;
+        match task.work {
+            Some(Work::Inspect(_)) => {
+                self.shared.report(id, Phase::Inspecting, 0, None, "");
+                let inventory = Some(self.inventory().await?);
+                Ok(Outcome::Inspect(InspectResult { inventory }))
+            }
+            Some(Work::Clean(clean)) => {
+                let disks = self.inventory().await?.disks;
+                let plan = plan::clean(&clean, &disks)?;
+                let mode = clean.mode;
+                let disks = self.clean(id, plan, cancel).await?;
+                Ok(Outcome::Clean(CleanResult { mode, disks }))
+            }
+            Some(Work::Deploy(deploy)) => Ok(Outcome::Deploy(self.deploy(id, &deploy, cancel).await?)),
+            Some(Work::Power(power)) => match power.action() {
+                PowerAction::Unspecified => {
+                    Err(plan::error(TaskErrorCode::Unsupported, "the power action is not known"))
+                }
+                action => Ok(Outcome::Power(PowerResult { action: action.into() })),
+            },
+            None => Err(plan::error(TaskErrorCode::Unsupported, "the kind of task is not known")),
+        }
+    }
+
+    async fn inventory(&self) -> Result<Inventory, TaskError> {
+        let platform = self.platform.clone();
+        let inventory = blocking(move || Ok(platform.inventory())).await?;
+        inventory
+            .map_err(|e| plan::error(TaskErrorCode::Internal, format!("the inventory cannot be read: {e}")))
+    }
+
+    async fn clean(
+        &self,
+        id: &str,
+        plan: CleanPlan,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<DiskEvidence>, TaskError> {
+        let _permit = self.write_permit(cancel).await?;
+        let mut evidence = Vec::new();
+        for disk in plan.disks {
+            if cancel.is_cancelled() {
+                return Err(plan::error(TaskErrorCode::Cancelled, "cancelled between two disks"));
+            }
+            let (platform, mode) = (self.platform.clone(), plan.mode);
+            let mut observer = self.observer(id, cancel, &disk.name);
+            let cleaned = blocking(move || {
+                let mut device = open(&*platform, &disk)?;
+                let proof = wipe(&mut *device, mode, &mut |progress| observer.observe(progress))
+                    .map_err(|e| plan::wipe_error(&disk, &e))?;
+                Ok(DiskEvidence {
+                    device: disk.name,
+                    serial: disk.serial_number,
+                    method: proof.method.to_owned(),
+                    duration_ms: milliseconds(proof.duration),
+                    bytes: proof.bytes,
+                    verified_samples: proof.verified_samples,
+                })
+            });
+            evidence.push(cleaned.await?);
+        }
+        Ok(evidence)
+    }
+
+    async fn deploy(
+        &self,
+        id: &str,
+        task: &Deploy,
+        cancel: &CancellationToken,
+    ) -> Result<DeployResult, TaskError> {
+        let started = Instant::now();
+        let disks = self.inventory().await?.disks;
+        let mut plan = plan::deploy(task, &disks, self.options.min_root_bytes, self.options.block_bytes)?;
+        let _permit = self.write_permit(cancel).await?;
+        self.shared.report(id, Phase::Writing, 0, None, &plan.disk.name);
+        let download = tokio::select! {
+            () = cancel.cancelled() => Err(plan::error(TaskErrorCode::Cancelled, "cancelled before the download")),
+            download = self.start_download(&plan) => download,
+        }?;
+        plan.write.download_bytes = download.total();
+        let (feeder, reader) = download::queue();
+        let job = DeployJob {
+            platform: self.platform.clone(),
+            shared: self.shared.clone(),
+            id: id.to_owned(),
+            observer: self.observer(id, cancel, &plan.disk.name),
+            plan,
+        };
+        let feeding = async {
+            // When this is cancelled the feeder is dropped, and the reader with it comes to an end.
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = feeder.feed(download) => {}
+            }
+        };
+        let (done, ()) = tokio::join!(blocking(move || job.run(reader)), feeding);
+        let (disk, written) = done?;
+        Ok(DeployResult {
+            root_device: disk.name,
+            root_serial: disk.serial_number,
+            bytes_read: written.bytes_read,
+            bytes_written: written.bytes_written,
+            download_digest: written.download.hex().to_owned(),
+            content_sha256: written.content_sha256,
+            duration_ms: milliseconds(started.elapsed()),
+        })
+    }
+
+    async fn start_download(&self, plan: &DeployPlan) -> Result<Download, TaskError> {
+        let unavailable =
+            |e: &dyn std::fmt::Display| plan::error(TaskErrorCode::ImageUnavailable, e.to_string());
+        let tls = if plan.ca_pem.is_empty() {
+            self.tls.clone()
+        } else {
+            image_client_config(&plan.ca_pem, self.clock.clone())
+                .map_err(|e| plan::error(TaskErrorCode::InvalidTask, format!("the image's CA: {e}")))?
+        };
+        let client = download::client(tls, &self.options).map_err(|e| unavailable(&e))?;
+        Download::start(client, plan.url.clone(), &self.options).await.map_err(|e| unavailable(&e))
+    }
+
+    async fn write_permit(
+        &self,
+        cancel: &CancellationToken,
+    ) -> Result<Option<tokio::sync::OwnedSemaphorePermit>, TaskError> {
+        let Some(permits) = &self.options.write_permits else { return Ok(None) };
+        tokio::select! {
+            () = cancel.cancelled() => Err(plan::error(TaskErrorCode::Cancelled, "cancelled before it was begun")),
+            permit = permits.clone().acquire_owned() => Ok(permit.ok()),
+        }
+    }
+
+    fn observer(&self, id: &str, cancel: &CancellationToken, message: &str) -> Observer {
+        Observer {
+            shared: self.shared.clone(),
+            id: id.to_owned(),
+            message: message.to_owned(),
+            cancel: cancel.clone(),
+            throttle: Throttle::new(self.options.progress_interval),
+        }
+    }
+}
+
+/// Turns the progress of a thread into that of a task, and tells the thread when to stop.
+struct Observer {
+    shared: Arc<Shared>,
+    id: String,
+    message: String,
+    cancel: CancellationToken,
+    throttle: Throttle,
+}
+
+impl Observer {
+    fn observe(&mut self, progress: Progress) -> ControlFlow<()> {
+        if self.cancel.is_cancelled() {
+            return ControlFlow::Break(());
+        }
+        if self.throttle.lets_through(Instant::now(), progress) {
+            let phase = match progress.stage {
+                Stage::Writing => Phase::Writing,
+                Stage::Verifying => Phase::Verifying,
+                Stage::Wiping => Phase::Cleaning,
+            };
+            self.shared.report(&self.id, phase, progress.done, progress.total, &self.message);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// The part of a deploy that runs on a thread of its own.
+struct DeployJob {
+    platform: Arc<dyn Platform>,
+    shared: Arc<Shared>,
+    id: String,
+    observer: Observer,
+    plan: DeployPlan,
+}
+
+impl DeployJob {
+    fn run(mut self, mut image: ImageReader) -> Result<(Disk, Written), TaskError> {
+        let DeployPlan { disk, url: _, write, ca_pem: _, config_drive } = self.plan;
+        let mut device = open(&*self.platform, &disk)?;
+        let written =
+            write_image(&mut image, &mut *device, &write, &mut |progress| self.observer.observe(progress))
+                .map_err(|e: ImageError| plan::image_error(&e))?;
+        self.shared.report(&self.id, Phase::Configuring, 0, None, &disk.name);
+        let configured = match &config_drive {
+            Some(drive) => {
+                write_config_drive(&mut *device, drive).map(|_| ()).map_err(|e| plan::config_drive_error(&e))
+            }
+            None => match fit_partition_table(&mut *device) {
+                // An image without a GPT needs no backup at the disk's end.
+                Ok(()) | Err(GptError::NoHeader { .. }) => Ok(()),
+                Err(e) => Err(plan::config_drive_error(&e.into())),
+            },
+        };
+        if let Err(error) = configured {
+            // A machine without its configuration must not boot by accident.
+            let head = device.size().min(1 << 20);
+            let _ = device.write_zeroes(0, head).and_then(|()| device.sync());
+            return Err(error);
+        }
+        Ok((disk, written))
+    }
+}
+
+fn open(platform: &dyn Platform, disk: &Disk) -> Result<Box<dyn BlockDevice>, TaskError> {
+    let opened: io::Result<_> = platform.open_disk(&disk.name);
+    opened.map_err(|e| plan::error(TaskErrorCode::DiskFailed, format!("{} cannot be opened: {e}", disk.name)))
+}
+
+/// Runs what blocks on a thread for that. A panic there is an error of this task, not the end of the agent.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, TaskError> + Send + 'static,
+) -> Result<T, TaskError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(plan::error(TaskErrorCode::Internal, format!("the agent failed: {error}"))),
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,95 @@
+//! What firmware does with boot media: fetch them by plain HTTP and find the kernel and its arguments in them.
+
+use std::time::Duration;
+
+use crate::life::BootProgram;
+
+/// Longest time for boot media to arrive.
+const FETCH_TIME: Duration = Duration::from_secs(20);
+/// Largest boot media that are read.
+const FETCH_LIMIT: usize = 1 << 20;
+
+/// Fetches boot media and reads them.
+pub(crate) async fn fetch(client: &reqwest::Client, url: &str) -> Result<BootProgram, String> {
+    if !url.starts_with("http://") {
+        return Err(format!("the firmware has no certificates for {url}; it speaks plain HTTP only"));
+    }
+    let body = tokio::time::timeout(FETCH_TIME, download(client, url))
+        .await
+        .map_err(|_| format!("{url} did not answer within {} s", FETCH_TIME.as_secs()))??;
+    read_media(&body).map_err(|why| format!("{url}: {why}"))
+}
+
+async fn download(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, String> {
+    let failed = |error: reqwest::Error| format!("could not fetch {url}: {error}");
+    let mut response = client.get(url).send().await.map_err(failed)?.error_for_status().map_err(failed)?;
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        if body.len() + chunk.len() > FETCH_LIMIT {
+            return Err(format!("{url} holds more than {FETCH_LIMIT} bytes"));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// Finds the program in boot media. For now these are iPXE scripts, by whatever way they come.
+pub(crate) fn read_media(body: &[u8]) -> Result<BootProgram, String> {
+    let text = std::str::from_utf8(body).map_err(|_| "not an iPXE script".to_owned())?;
+    read_ipxe(text)
+}
+
+/// Follows an iPXE script as far as a server's life needs: `kernel` with its arguments is the agent, `exit` or
+/// `sanboot` before any kernel is the word to go on to the disk.
+fn read_ipxe(text: &str) -> Result<BootProgram, String> {
+    if !text.starts_with("#!ipxe") {
+        return Err("not an iPXE script: it does not begin with #!ipxe".to_owned());
+    }
+    for line in text.lines().map(str::trim) {
+        // What follows is for the case that a command fails.
+        let line = line.split(" || ").next().unwrap_or(line);
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("kernel") => {
+                let mut words = words.peekable();
+                while words.next_if(|word| word.starts_with("--")).is_some() {
+                    // `--name value`; `--name=value` is one word.
+                    words.next_if(|word| !word.contains("://"));
+                }
+                if words.next().is_none() {
+                    return Err("its kernel line names no kernel".to_owned());
+                }
+                return Ok(BootProgram::Kernel { arguments: words.collect::<Vec<_>>().join(" ") });
+            }
+            Some("exit" | "sanboot") => return Ok(BootProgram::NextSource),
+            _ => {}
+        }
+    }
+    Err("the iPXE script boots nothing".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn scripts() {
+        let kernel = |arguments: &str| Ok(BootProgram::Kernel { arguments: arguments.to_owned() });
+        let cases = [
+            ("#!ipxe\nkernel http://p/vmlinuz ferric.url=https://p ferric.time=1\ninitrd http://p/i\nboot\n",
+                kernel("ferric.url=https://p ferric.time=1")),
+            ("#!ipxe\n# c\necho hi\nkernel --name vmlinuz http://p/k a=b || goto retry\nboot", kernel("a=b")),
+            ("#!ipxe\nkernel --name=vmlinuz http://p/k a=b", kernel("a=b")),
+            ("#!ipxe\nexit\nkernel http://p/k a=b", Ok(BootProgram::NextSource)),
+            ("#!ipxe\nsanboot --no-describe --drive 0x80", Ok(BootProgram::NextSource)),
+        ];
+        for (script, wanted) in cases {
+            assert_eq!(read_media(script.as_bytes()), wanted, "{script}");
+        }
+        for bad in ["", "kernel http://p/k", "#!ipxe\nkernel", "#!ipxe\nboot"] {
+            assert!(read_media(bad.as_bytes()).is_err(), "{bad}");
+        }
+        assert!(read_media(&[0xff, 0xfe]).is_err());
+    }
+}

@@ -1,0 +1,246 @@
+//! Requests that change something, read strictly: what a BMC would refuse is refused here too.
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::resources::{EJECT, INSERT, MANAGER_RESET, MEDIA, RESET, SYSTEM};
+use crate::life::{BootEnabled, BootMode, BootTarget, Life, ResetType};
+
+/// What a request asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Command {
+    Reset(ResetType),
+    Boot(BootPatch),
+    AssetTag(String),
+    Insert(String),
+    Eject,
+    ResetManager,
+    Nothing,
+}
+
+/// The settings that a request names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct BootPatch {
+    target: Option<BootTarget>,
+    enabled: Option<BootEnabled>,
+    mode: Option<BootMode>,
+    http_boot_uri: Option<Option<String>>,
+}
+
+/// Why a request is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) status: u16,
+    pub(crate) message_id: &'static str,
+    pub(crate) message: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: u16, message_id: &'static str, message: impl Into<String>) -> Self {
+        Self { status, message_id, message: message.into() }
+    }
+
+    fn value(property: &str, value: &Value) -> Self {
+        Self::new(
+            400,
+            "PropertyValueNotInList",
+            format!("The value {value} for the property {property} is not in the list of acceptable values."),
+        )
+    }
+
+    fn missing(property: &str) -> Self {
+        Self::new(400, "ActionParameterMissing", format!("The parameter {property} is missing."))
+    }
+
+    fn unknown(property: &str) -> Self {
+        Self::new(400, "PropertyUnknown", format!("The property {property} is not in the list of valid properties."))
+    }
+}
+
+/// Reads a request other than a login or a logout.
+pub(crate) fn parse(method: &str, path: &str, body: &[u8]) -> Result<Command, Refusal> {
+    let known = match (method, path) {
+        ("PATCH", SYSTEM | MEDIA) | ("POST", RESET | INSERT | EJECT | MANAGER_RESET) => true,
+        (_, SYSTEM | MEDIA | RESET | INSERT | EJECT | MANAGER_RESET) => false,
+        _ => return Err(Refusal::new(404, "ResourceMissingAtURI", format!("There is no resource {path}."))),
+    };
+    if !known {
+        return Err(Refusal::new(405, "OperationNotAllowed", format!("{method} is not allowed on {path}.")));
+    }
+    let body = object(body)?;
+    match path {
+        SYSTEM => patch_system(&body),
+        RESET => Ok(Command::Reset(required(&body, "ResetType")?)),
+        MANAGER_RESET => Ok(Command::ResetManager),
+        EJECT => Ok(Command::Eject),
+        INSERT => insert(&body),
+        _ if body.get("Image").is_some_and(Value::is_null) || body.get("Inserted") == Some(&Value::Bool(false)) => {
+            Ok(Command::Eject)
+        }
+        _ => insert(&body),
+    }
+}
+
+fn object(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Map::new());
+    }
+    serde_json::from_slice(body).map_err(|error| {
+        Refusal::new(400, "MalformedJSON", format!("The request body could not be read as a JSON object: {error}."))
+    })
+}
+
+fn required<T: DeserializeOwned>(body: &Map<String, Value>, name: &str) -> Result<T, Refusal> {
+    let value = body.get(name).ok_or_else(|| Refusal::missing(name))?;
+    T::deserialize(value).map_err(|_| Refusal::value(name, value))
+}
+
+fn patch_system(body: &Map<String, Value>) -> Result<Command, Refusal> {
+    let mut command = Command::Nothing;
+    for (name, value) in body {
+        command = match (name.as_str(), value) {
+            ("Boot", Value::Object(boot)) => Command::Boot(boot_patch(boot)?),
+            ("AssetTag", Value::String(tag)) => Command::AssetTag(tag.clone()),
+            ("Boot" | "AssetTag", other) => return Err(Refusal::value(name, other)),
+            _ => return Err(Refusal::unknown(name)),
+        };
+    }
+    Ok(command)
+}
+
+fn boot_patch(boot: &Map<String, Value>) -> Result<BootPatch, Refusal> {
+    let mut patch = BootPatch::default();
+    for (name, value) in boot {
+        match name.as_str() {
+            "BootSourceOverrideTarget" => patch.target = Some(required(boot, name)?),
+            "BootSourceOverrideEnabled" => patch.enabled = Some(required(boot, name)?),
+            "BootSourceOverrideMode" => patch.mode = Some(required(boot, name)?),
+            "HttpBootUri" => {
+                let uri: Option<String> = required(boot, name)?;
+                let uri = uri.filter(|uri| !uri.is_empty());
+                if uri.as_deref().is_some_and(|uri| !uri.starts_with("http://") && !uri.starts_with("https://")) {
+                    return Err(Refusal::value(name, value));
+                }
+                patch.http_boot_uri = Some(uri);
+            }
+            _ => return Err(Refusal::unknown(name)),
+        }
+    }
+    Ok(patch)
+}
+
+fn insert(body: &Map<String, Value>) -> Result<Command, Refusal> {
+    let image: String = required(body, "Image")?;
+    if !image.starts_with("http://") && !image.starts_with("https://") {
+        return Err(Refusal::value("Image", &Value::String(image)));
+    }
+    for name in body.keys() {
+        let known = [
+            "Image", "Inserted", "WriteProtected", "TransferMethod", "TransferProtocolType", "MediaType",
+            "UserName", "Password",
+        ];
+        if !known.contains(&name.as_str()) {
+            return Err(Refusal::unknown(name));
+        }
+    }
+    Ok(Command::Insert(image))
+}
+
+impl BootPatch {
+    /// Puts the settings in place.
+    pub(crate) fn apply(self, life: &mut Life) -> Result<(), Refusal> {
+        let mut boot = life.boot.clone();
+        boot.target = self.target.unwrap_or(boot.target);
+        boot.enabled = self.enabled.unwrap_or(boot.enabled);
+        boot.mode = self.mode.unwrap_or(boot.mode);
+        if let Some(uri) = self.http_boot_uri {
+            boot.http_boot_uri = uri;
+        }
+        if boot.target == BootTarget::UefiHttp && boot.mode == BootMode::Legacy && boot.enabled != BootEnabled::Disabled
+        {
+            return Err(Refusal::new(400, "PropertyValueConflict", "UefiHttp needs the boot mode UEFI."));
+        }
+        life.boot = boot;
+        Ok(())
+    }
+}
+
+/// The body as it may be kept: without secrets.
+pub(crate) fn redacted(body: &[u8]) -> Value {
+    let mut value = serde_json::from_slice(body).unwrap_or(Value::Null);
+    if let Some(map) = value.as_object_mut() {
+        if map.contains_key("Password") {
+            map.insert("Password".to_owned(), Value::from("…"));
+        }
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    fn ask(method: &str, path: &str, body: &Value) -> Result<Command, u16> {
+        parse(method, path, body.to_string().as_bytes()).map_err(|refusal| refusal.status)
+    }
+
+    #[test]
+    fn reset_types() {
+        assert_eq!(ask("POST", RESET, &json!({"ResetType": "On"})), Ok(Command::Reset(ResetType::On)));
+        assert_eq!(ask("POST", RESET, &json!({"ResetType": "Nmi"})), Err(400));
+        assert_eq!(ask("POST", RESET, &json!({})), Err(400));
+        assert_eq!(parse("POST", RESET, b"{").unwrap_err().status, 400);
+        assert_eq!(ask("PATCH", RESET, &json!({})), Err(405));
+        assert_eq!(ask("POST", "/redfish/v1/Systems/2", &json!({})), Err(404));
+    }
+
+    #[test]
+    fn boot_settings_are_merged_and_checked() {
+        let mut life = Life::default();
+        let patch = |boot: Value| ask("PATCH", SYSTEM, &json!({"Boot": boot}));
+        let uri = "http://provider/boot";
+        let Ok(Command::Boot(first)) = patch(json!({
+            "BootSourceOverrideTarget": "UefiHttp", "BootSourceOverrideEnabled": "Once",
+            "BootSourceOverrideMode": "UEFI", "HttpBootUri": uri,
+        })) else {
+            panic!("refused")
+        };
+        first.apply(&mut life).unwrap();
+        assert_eq!(life.boot.http_boot_uri.as_deref(), Some(uri));
+        let Ok(Command::Boot(second)) = patch(json!({"BootSourceOverrideEnabled": "Disabled"})) else {
+            panic!("refused")
+        };
+        second.apply(&mut life).unwrap();
+        assert_eq!(life.boot.target, BootTarget::UefiHttp);
+        assert_eq!(patch(json!({"BootSourceOverrideTarget": "Floppy"})), Err(400));
+        assert_eq!(patch(json!({"Oem": 1})), Err(400));
+        assert_eq!(patch(json!({"HttpBootUri": "ftp://x"})), Err(400));
+        let Ok(Command::Boot(legacy)) =
+            patch(json!({"BootSourceOverrideMode": "Legacy", "BootSourceOverrideEnabled": "Once"}))
+        else {
+            panic!("refused")
+        };
+        assert_eq!(legacy.apply(&mut life).unwrap_err().status, 400);
+    }
+
+    #[test]
+    fn media_by_action_and_by_patch() {
+        let url = "http://provider/agent.iso";
+        let inserted = Ok(Command::Insert(url.to_owned()));
+        assert_eq!(ask("POST", INSERT, &json!({"Image": url, "Inserted": true, "WriteProtected": true})), inserted);
+        assert_eq!(ask("PATCH", MEDIA, &json!({"Image": url})), inserted);
+        assert_eq!(ask("PATCH", MEDIA, &json!({"Image": null, "Inserted": false})), Ok(Command::Eject));
+        assert_eq!(parse("POST", EJECT, b""), Ok(Command::Eject));
+        assert_eq!(ask("POST", INSERT, &json!({})), Err(400));
+        assert_eq!(ask("POST", INSERT, &json!({"Image": "nfs://x/y"})), Err(400));
+    }
+
+    #[test]
+    fn passwords_are_not_kept() {
+        assert_eq!(redacted(br#"{"Image":"x","Password":"p"}"#), json!({"Image": "x", "Password": "…"}));
+        assert_eq!(redacted(b"{"), Value::Null);
+    }
+}

@@ -1,0 +1,271 @@
+//! One request to one BMC: faults, login, reading, writing.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Unreachable;
+use super::requests::{self, Command, Refusal};
+use super::resources::{self, ROOT, SESSIONS, View};
+use super::session;
+use crate::fault::BmcFault;
+use crate::journal::JournalEvent;
+use crate::life::Event;
+use crate::server::{Inner, Server};
+
+/// Largest request body.
+const BODY_LIMIT: usize = 64 * 1024;
+/// Longest time for a request body to arrive.
+const BODY_TIME: Duration = Duration::from_secs(10);
+const TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
+
+type Answer = Response<Full<Bytes>>;
+
+/// Answers one request. An error closes the connection without an answer.
+pub(crate) async fn answer(server: &Arc<Server>, request: Request<Incoming>) -> Result<Answer, Unreachable> {
+    let faults = server.faults();
+    if let Some(delay) = faults.bmc_delay_ms {
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+    }
+    match faults.bmc {
+        Some(BmcFault::Unreachable) => return Err(Unreachable),
+        Some(BmcFault::Hangs) => {
+            server.fault_ends().await;
+            return Err(Unreachable);
+        }
+        Some(BmcFault::Unavailable) => {
+            return Ok(refused(&Refusal::new(503, "ServiceTemporarilyUnavailable", "The service is busy.")));
+        }
+        Some(BmcFault::Garbage) => {
+            return Ok(plain(StatusCode::INTERNAL_SERVER_ERROR, "<html>Internal Server Error</html>"));
+        }
+        None => {}
+    }
+    let (parts, body) = request.into_parts();
+    let collected = tokio::time::timeout(BODY_TIME, Limited::new(body, BODY_LIMIT).collect()).await;
+    let Ok(Ok(body)) = collected else {
+        return Ok(plain(StatusCode::PAYLOAD_TOO_LARGE, "the request body is too large or too slow"));
+    };
+    let path = parts.uri.path();
+    let path = if path.len() > 1 { path.trim_end_matches('/') } else { path };
+    Ok(respond(server, &parts.method, path, &parts.headers, &body.to_bytes()))
+}
+
+fn respond(server: &Arc<Server>, method: &Method, path: &str, headers: &HeaderMap, body: &Bytes) -> Answer {
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    let mut inner = server.lock();
+    if reads {
+        inner.counters.reads += 1;
+    }
+    if *method == Method::POST && path == SESSIONS {
+        return login(server, &mut inner, body);
+    }
+    if !(reads && resources::is_public(path)) && !authorised(server, &mut inner, headers) {
+        inner.counters.refused += 1;
+        if headers.contains_key(header::AUTHORIZATION) {
+            inner.journal.push(JournalEvent::Login { ok: false });
+        }
+        let refusal = Refusal::new(401, "NoValidSession", "There is no valid session, or the credentials are wrong.");
+        let mut answer = refused(&refusal);
+        let challenge = HeaderValue::from_static("Basic realm=\"BMC\"");
+        answer.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        return answer;
+    }
+    if reads {
+        return read(server, &inner, path, headers, *method == Method::HEAD);
+    }
+    if *method == Method::DELETE {
+        if let Some(id) = path.strip_prefix(SESSIONS).and_then(|id| id.strip_prefix('/')?.parse().ok()) {
+            let gone = inner.sessions.close(id);
+            return if gone { empty(StatusCode::NO_CONTENT) } else { refused(&no_resource(path)) };
+        }
+    }
+    inner.counters.writes += 1;
+    let outcome = precondition(server, &inner, path, headers)
+        .and_then(|()| requests::parse(method.as_str(), path, body))
+        .and_then(|command| execute(server, &mut inner, command));
+    let answer = match outcome {
+        Ok(()) => empty(StatusCode::NO_CONTENT),
+        Err(refusal) => refused(&refusal),
+    };
+    inner.journal.push(JournalEvent::Write {
+        method: method.to_string(),
+        path: path.to_owned(),
+        body: requests::redacted(body),
+        status: answer.status().as_u16(),
+    });
+    answer
+}
+
+fn execute(server: &Arc<Server>, inner: &mut Inner, command: Command) -> Result<(), Refusal> {
+    match command {
+        Command::Reset(reset) => {
+            inner.life.accepts(reset).map_err(|_| {
+                let message = format!("{reset:?} is not possible while the power is {:?}.", inner.life.power);
+                Refusal::new(409, "ActionNotSupported", message)
+            })?;
+            if !inner.faults.power_stuck {
+                server.apply(inner, Event::Reset(reset));
+            }
+        }
+        Command::Boot(patch) => patch.apply(&mut inner.life)?,
+        Command::AssetTag(tag) => inner.asset_tag = tag,
+        Command::Insert(url) => {
+            if inner.life.media.is_some() {
+                let message = "The drive holds a medium; eject it first.";
+                return Err(Refusal::new(409, "ResourceInUse", message));
+            }
+            inner.life.media = Some(url);
+        }
+        Command::Eject => inner.life.media = None,
+        Command::ResetManager => inner.sessions.clear(),
+        Command::Nothing => {}
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Credentials {
+    user_name: String,
+    password: String,
+}
+
+fn login(server: &Server, inner: &mut Inner, body: &[u8]) -> Answer {
+    let given: Option<Credentials> = serde_json::from_slice(body).ok();
+    let ok = given.is_some_and(|given| right(server, inner, &given.user_name, &given.password));
+    inner.journal.push(JournalEvent::Login { ok });
+    if !ok {
+        inner.counters.refused += 1;
+        return refused(&Refusal::new(401, "ResourceAtUriUnauthorized", "The user name or the password is wrong."));
+    }
+    inner.counters.logins += 1;
+    let (id, token) = inner.sessions.open(Instant::now());
+    let mut answer = json_answer(StatusCode::CREATED, &resources::session(&server.spec, id));
+    if let Ok(token) = HeaderValue::from_str(&token) {
+        answer.headers_mut().insert(TOKEN, token);
+    }
+    if let Ok(location) = HeaderValue::from_str(&format!("{SESSIONS}/{id}")) {
+        answer.headers_mut().insert(header::LOCATION, location);
+    }
+    answer
+}
+
+fn right(server: &Server, inner: &Inner, user: &str, password: &str) -> bool {
+    let wanted = inner.faults.password.as_ref().unwrap_or(&server.spec.password);
+    user == server.spec.username && password == wanted
+}
+
+fn authorised(server: &Server, inner: &mut Inner, headers: &HeaderMap) -> bool {
+    if let Some(token) = headers.get(TOKEN).and_then(|token| token.to_str().ok()) {
+        return inner.sessions.accepts(token, Instant::now());
+    }
+    let basic = headers.get(header::AUTHORIZATION).and_then(|value| session::basic(value.to_str().ok()?));
+    basic.is_some_and(|(user, password)| right(server, inner, &user, &password))
+}
+
+fn look(server: &Server, inner: &Inner, path: &str) -> Option<Value> {
+    let sessions = inner.sessions.ids();
+    let view = View {
+        spec: &server.spec,
+        life: &inner.life,
+        sessions: &sessions,
+        now: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        asset_tag: &inner.asset_tag,
+        host_name: &inner.os.hostname,
+    };
+    resources::get(&view, path)
+}
+
+fn read(server: &Server, inner: &Inner, path: &str, headers: &HeaderMap, head: bool) -> Answer {
+    let Some(value) = look(server, inner, path) else { return refused(&no_resource(path)) };
+    let tag = etag(&value);
+    let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    let mut answer = if known.is_some_and(|known| matches(known, &tag)) {
+        empty(StatusCode::NOT_MODIFIED)
+    } else if head {
+        empty(StatusCode::OK)
+    } else {
+        json_answer(StatusCode::OK, &value)
+    };
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        answer.headers_mut().insert(header::ETAG, tag);
+    }
+    let allow = if path.starts_with(ROOT) { "GET, HEAD, PATCH" } else { "GET, HEAD" };
+    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    answer
+}
+
+/// `If-Match`: the resource must still be what the client saw.
+fn precondition(server: &Server, inner: &Inner, path: &str, headers: &HeaderMap) -> Result<(), Refusal> {
+    let Some(wanted) = headers.get(header::IF_MATCH).and_then(|value| value.to_str().ok()) else {
+        return Ok(());
+    };
+    let Some(value) = look(server, inner, path) else { return Ok(()) };
+    if matches(wanted, &etag(&value)) {
+        return Ok(());
+    }
+    Err(Refusal::new(412, "PreconditionFailed", "The resource has changed since its ETag was read."))
+}
+
+fn etag(value: &Value) -> String {
+    let mut hasher = DefaultHasher::new();
+    value.to_string().hash(&mut hasher);
+    format!("\"{:016x}\"", hasher.finish())
+}
+
+fn matches(list: &str, tag: &str) -> bool {
+    list.split(',').map(str::trim).any(|one| one == "*" || one.trim_start_matches("W/") == tag)
+}
+
+fn no_resource(path: &str) -> Refusal {
+    Refusal::new(404, "ResourceMissingAtURI", format!("There is no resource {path}."))
+}
+
+fn refused(refusal: &Refusal) -> Answer {
+    let Refusal { status, message_id, message } = refusal;
+    let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let id = format!("Base.1.13.{message_id}");
+    json_answer(
+        status,
+        &json!({"error": {
+            "code": id, "message": message,
+            "@Message.ExtendedInfo": [{
+                "@odata.type": "#Message.v1_1_2.Message", "MessageId": id, "Message": message,
+                "MessageArgs": [], "Severity": "Critical", "Resolution": "None.",
+            }],
+        }}),
+    )
+}
+
+fn json_answer(status: StatusCode, value: &Value) -> Answer {
+    build(status, Some("application/json"), value.to_string())
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Answer {
+    build(status, Some("text/html"), text.to_owned())
+}
+
+fn empty(status: StatusCode) -> Answer {
+    build(status, None, String::new())
+}
+
+fn build(status: StatusCode, content_type: Option<&'static str>, body: String) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    if let Some(content_type) = content_type {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    }
+    headers.insert(HeaderName::from_static("odata-version"), HeaderValue::from_static("4.0"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    answer
+}

@@ -1,0 +1,96 @@
+# Everything that is done with this repository. `make` alone prints what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+.NOTPARALLEL:
+
+CARGO ?= cargo
+VERSION := v$(shell sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+RELEASE := release/infrastructure-ferric/$(VERSION)
+COMPONENTS := clusterctl/infrastructure-components
+# In the order in which a person reads them; clusterctl sorts by itself.
+COMPONENT_FILES = $(COMPONENTS)/namespace.yaml $(sort $(wildcard crds/*.yaml)) $(COMPONENTS)/rbac.yaml \
+  clusterctl/policies.yaml $(COMPONENTS)/service.yaml $(COMPONENTS)/deployment.yaml
+
+# $(call stage,title,command): says what it does and how long it took, also when it fails.
+define stage
+@printf '==> %s\n' '$(1)'; begin=$$SECONDS; code=0; { $(2); } || code=$$?; \
+  if [ $$code -eq 0 ]; then printf '    %s: %d s\n' '$(1)' $$((SECONDS - begin)); \
+  else printf '    %s: FAILED after %d s\n' '$(1)' $$((SECONDS - begin)); exit $$code; fi
+endef
+
+.PHONY: help
+help: ## Print this
+	@printf 'Ferric %s. Targets:\n' '$(VERSION)'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do \
+	  printf '  %-10s %s\n' "$$target" "$$text"; done
+
+.PHONY: generate
+generate: tools ## Write crds/ from the Rust types
+	$(call stage,generated files,$(CARGO) run --quiet --package ferric-api --example generate-crds -- crds)
+
+.PHONY: fmt
+fmt: tools ## Format the code
+	$(call stage,format,$(CARGO) fmt --all)
+
+.PHONY: lint
+lint: tools ## Check format, clippy, banned dependencies
+	$(call stage,format is clean,$(CARGO) fmt --all --check)
+	$(call stage,clippy,$(CARGO) clippy --quiet --workspace --all-targets -- -D warnings)
+	$(call stage,banned dependencies,! grep -E '^name = "(openssl|openssl-sys|native-tls|aws-lc-rs|aws-lc-sys)"' Cargo.lock)
+
+.PHONY: unit
+unit: tools ## Unit and property tests only: nothing is started, minutes become seconds
+	$(call stage,unit and property tests,$(CARGO) test --quiet --workspace --lib --bins)
+
+.PHONY: assets
+assets: tools ## Build what the contract tests and the demo run: etcd, Kubernetes, Cluster API (13 minutes, once)
+	$(call stage,programs of the test bed,$(CARGO) run --quiet --package ferric-testbed -- assets)
+
+.PHONY: test
+test: lint assets release ## Everything: lint, stale files, unit, property and contract tests against the real control plane
+	$(call stage,tests,$(CARGO) test --quiet --workspace)
+
+.PHONY: release
+release: ## Write release/: what clusterctl reads
+	@rm -rf '$(RELEASE)' && mkdir -p '$(RELEASE)'
+	@grep -q 'image: .*:$(VERSION)$$' $(COMPONENTS)/deployment.yaml || { \
+	  echo 'the image in $(COMPONENTS)/deployment.yaml is not of version $(VERSION)' >&2; exit 1; }
+	@for file in $(COMPONENT_FILES); do printf -- '---\n'; cat "$$file"; done \
+	  > '$(RELEASE)/infrastructure-components.yaml'
+	@cp metadata.yaml templates/cluster-template*.yaml '$(RELEASE)/'
+	@sed 's|@RELEASE@|$(CURDIR)/$(RELEASE)|' clusterctl/clusterctl.yaml > release/clusterctl.yaml
+	@printf 'release: %s\n' '$(RELEASE)'
+
+.PHONY: demo
+demo: assets release ## Watch real Cluster API machines become nodes on simulated servers (ONESHOT=1: end and judge)
+	$(call stage,programs of the demo,$(CARGO) build --quiet --release --package ferric --package ferric-simulator --bins --example demo)
+	@exec $(CARGO) run --quiet --release --package ferric --example demo -- $(if $(filter 1,$(ONESHOT)),--oneshot)
+
+.PHONY: bench
+bench: assets release ## Measure 1000 and 10000 simulated hosts and write docs/benchmarks.md
+	$(call stage,benchmarks,$(CARGO) bench --quiet --package ferric)
+
+.PHONY: clean
+clean: ## Remove what was built here (not the programs of the test bed in the cache folder)
+	@$(CARGO) clean
+	@rm -rf release
+
+# Tools: what is missing is installed where that takes one command (Debian, as root), else it is said how.
+.PHONY: tools
+tools:
+	@missing=''; \
+	command -v cc >/dev/null || missing="$$missing build-essential"; \
+	command -v curl >/dev/null || missing="$$missing curl"; \
+	python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    printf '==> installing%s\n' "$$missing"; \
+	    apt-get update -q >/dev/null; DEBIAN_FRONTEND=noninteractive apt-get install -qy $$missing >/dev/null; \
+	  else printf 'missing:%s; on Debian: sudo apt-get install%s\n' "$$missing" "$$missing" >&2; exit 1; fi; \
+	fi
+	@command -v $(CARGO) >/dev/null || { echo 'missing: Rust; install it from https://rustup.rs, the version is in rust-toolchain.toml' >&2; exit 1; }
+	@if [ -z "$${FERRIC_ASSETS:-}" ] && ! command -v go >/dev/null; then \
+	  echo 'missing: Go 1.26 or newer, which builds the programs of the test bed; install it from https://go.dev/dl' >&2; \
+	  echo 'or set FERRIC_ASSETS to a folder that holds them' >&2; exit 1; fi

@@ -1,0 +1,165 @@
+//! Carries out one action. A guarded one re-reads the host first and does nothing if it changed.
+
+use std::time::Duration;
+
+use ferric_api::BareMetalHost;
+use jiff::Timestamp;
+use kube::ResourceExt;
+use tracing::info;
+
+use super::{HostContext, ReconcileError, hardware, jobs, tasks, version};
+use crate::host::{Action, Job, Plan, RecordWrite, Wait};
+use crate::key::Key;
+use crate::patch;
+use std::sync::Arc;
+
+/// What came of an action.
+pub(super) enum Outcome {
+    /// The host was written; this is what it is now.
+    Changed(Box<BareMetalHost>),
+    /// Plan again.
+    Again,
+    /// The host is gone.
+    Gone,
+    /// The host changed since it was read: wait for the newer version.
+    Stale,
+    /// Nothing can be done at the moment.
+    Wait(Wait),
+}
+
+pub(super) async fn execute(
+    host: &Arc<BareMetalHost>,
+    key: &Key,
+    context: &Arc<HostContext>,
+    action: &Action,
+    plan: &Plan,
+) -> Result<Outcome, ReconcileError> {
+    match action {
+        Action::Job { job, guarded } => {
+            if *guarded && !unchanged(host, key, context).await? {
+                return Ok(Outcome::Stale);
+            }
+            jobs::start(host, key, context, job).await?;
+            Ok(Outcome::Again)
+        }
+        Action::Write { write, guarded } => {
+            if matches!(write, RecordWrite::BeginBoot { .. }) && !take_slot(key, context) {
+                let message = "a free agent boot: as many as --max-boots-in-flight allows are under way";
+                return Ok(Outcome::Wait(Wait::new("BootSlot", message, Duration::from_secs(2))));
+            }
+            if *guarded && !unchanged(host, key, context).await? {
+                return Ok(Outcome::Stale);
+            }
+            let outcome = self::write(host, key, context, write).await?;
+            after_write(host, key, context, write).await?;
+            Ok(outcome)
+        }
+        Action::SaveHardware => {
+            let details = context.with(key, |r| r.bmc.hardware.clone());
+            if let Some(details) = details {
+                hardware::save(host, key, context, &details).await?;
+            }
+            let outcome = self::write(host, key, context, &RecordWrite::Inspected).await?;
+            context.with(key, |r| r.bmc.hardware = None);
+            Ok(outcome)
+        }
+        Action::Task(task) => tasks::submit(host, key, context, task).await,
+        Action::TaskFailed { reason, message } => {
+            info!(host = %key, %reason, %message, "agent task failed");
+            context.metrics.error(reason);
+            context.with(key, |r| {
+                r.bmc.fail(reason.clone(), message.clone(), None, false, Timestamp::now());
+                r.bmc.attempt += 1;
+            });
+            Ok(Outcome::Again)
+        }
+        Action::BootFailed { message } => {
+            info!(host = %key, state = ?plan.state, %message, "agent boot failed");
+            context.metrics.error("AgentBootFailed");
+            let outcome = self::write(host, key, context, &RecordWrite::EndBoot).await?;
+            context.with(key, |r| {
+                r.bmc.fail("AgentBootFailed".to_owned(), message.clone(), None, false, Timestamp::now());
+                r.slot = None;
+                r.bmc.boot_since = None;
+            });
+            Ok(outcome)
+        }
+    }
+}
+
+/// Reads the host again: whether it is still what the plan was made from.
+async fn unchanged(host: &BareMetalHost, key: &Key, context: &HostContext) -> Result<bool, ReconcileError> {
+    let live = patch::get_opt(&context.api(key), &key.name).await?;
+    Ok(live.is_some_and(|live| {
+        live.metadata.uid == host.metadata.uid && live.metadata.resource_version == host.metadata.resource_version
+    }))
+}
+
+/// One compare-and-swap of the record.
+pub(super) async fn write(
+    host: &BareMetalHost,
+    key: &Key,
+    context: &HostContext,
+    write: &RecordWrite,
+) -> Result<Outcome, ReconcileError> {
+    let Some(change) = write.patch(host, Timestamp::now()) else {
+        return Ok(Outcome::Again);
+    };
+    info!(host = %key, ?write, "record");
+    let version_read = host.resource_version();
+    let result = patch::merge_patch(&context.api(key), &key.name, version_read.as_deref(), change).await;
+    match result {
+        Ok(changed) => {
+            context.with(key, |r| r.written = version(&changed).or(r.written));
+            Ok(Outcome::Changed(Box::new(changed)))
+        }
+        Err(error) if error.is_conflict() => Ok(Outcome::Stale),
+        Err(error) if error.is_not_found() => Ok(Outcome::Gone),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What a recorded change lets go of in this process.
+async fn after_write(
+    host: &BareMetalHost,
+    key: &Key,
+    context: &HostContext,
+    write: &RecordWrite,
+) -> Result<(), ReconcileError> {
+    match write {
+        RecordWrite::Cleaned { keep_agent, .. } => {
+            hardware::save_evidence(host, key, context).await?;
+            context.with(key, |r| r.bmc.attempt = 0);
+            if !keep_agent {
+                context.hub.forget(key);
+            }
+        }
+        RecordWrite::StartDisk { .. } => context.with(key, |r| {
+            r.bmc.attempt = 0;
+            r.bmc.failure = None;
+            r.slot = None;
+        }),
+        RecordWrite::Release | RecordWrite::Forget | RecordWrite::EndBoot | RecordWrite::Abandon { .. } => {
+            context.hub.forget(key);
+            context.with(key, |r| r.slot = None);
+        }
+        RecordWrite::BeginBoot { .. } => context.with(key, |r| r.bmc.attempt = 0),
+        RecordWrite::ClearRetry => context.with(key, |r| r.bmc.failure = None),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn take_slot(key: &Key, context: &HostContext) -> bool {
+    context.with(key, |r| {
+        if r.slot.is_none() {
+            r.slot = context.boot.slots.clone().try_acquire_owned().ok();
+        }
+        r.slot.is_some()
+    })
+}
+
+/// Whether a job changes what the server does.
+pub(super) fn changes_something(job: &Job) -> bool {
+    matches!(job, Job::BootAgent(_) | Job::BootDisk | Job::Power(_))
+}

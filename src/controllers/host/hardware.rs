@@ -1,0 +1,85 @@
+//! `HardwareData`: written when a host was inspected or cleaned, never cached.
+
+use ferric_api::hardware::{CleaningEvidence, HardwareData, HardwareDataSpec, HardwareDetails};
+use ferric_api::host::CleaningMode;
+use ferric_api::BareMetalHost;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{Api, Resource};
+
+use super::{HostContext, ReconcileError};
+use crate::deploy::{TaskOutcome, TaskState};
+use crate::key::Key;
+use crate::patch;
+
+/// Saves what inspection found.
+pub(super) async fn save(
+    host: &BareMetalHost,
+    key: &Key,
+    context: &HostContext,
+    details: &HardwareDetails,
+) -> Result<(), ReconcileError> {
+    let api: Api<HardwareData> = Api::namespaced(context.client.clone(), &key.namespace);
+    let spec = HardwareDataSpec {
+        hardware: Some(details.clone()),
+        inspected_at: Some(Time(Timestamp::now())),
+        cleaning: Vec::new(),
+    };
+    let mut data = HardwareData::new(&key.name, spec);
+    data.metadata.namespace = Some(key.namespace.clone());
+    data.metadata.owner_references = host.controller_owner_ref(&()).map(|mut owner| {
+        owner.controller = Some(true);
+        vec![owner]
+    });
+    match patch::create(&api, &data).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_already_exists() => {
+            let change = serde_json::json!({
+                "metadata": { "ownerReferences": data.metadata.owner_references },
+                "spec": { "hardware": data.spec.hardware, "inspectedAt": data.spec.inspected_at },
+            });
+            patch::merge_patch(&api, &key.name, None, change).await?;
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Saves the evidence of the cleaning that the connected agent has just finished.
+pub(super) async fn save_evidence(
+    _host: &BareMetalHost,
+    key: &Key,
+    context: &HostContext,
+) -> Result<(), ReconcileError> {
+    let Some(view) = context.hub.view(key) else { return Ok(()) };
+    let result = view.tasks.values().rev().find_map(|task| match task {
+        TaskState::Succeeded(TaskOutcome::Clean(result)) => Some(result.clone()),
+        _ => None,
+    });
+    let Some(result) = result else { return Ok(()) };
+    let mode = match result.mode() {
+        ferric_protocol::v1::CleanMode::Full => CleaningMode::Full,
+        _ => CleaningMode::Metadata,
+    };
+    let cleaning: Vec<CleaningEvidence> = result
+        .disks
+        .iter()
+        .map(|disk| CleaningEvidence {
+            device: disk.device.clone(),
+            serial_number: disk.serial.clone(),
+            mode,
+            method: disk.method.clone(),
+            at: Time(Timestamp::now()),
+            duration_milliseconds: i64::try_from(disk.duration_ms).unwrap_or(i64::MAX),
+            verified_samples: i64::from(disk.verified_samples),
+        })
+        .collect();
+    let api: Api<HardwareData> = Api::namespaced(context.client.clone(), &key.namespace);
+    let change = serde_json::json!({ "spec": { "cleaning": cleaning } });
+    match patch::merge_patch(&api, &key.name, None, change).await {
+        Ok(_) => Ok(()),
+        // Without inspection there is no HardwareData to keep the evidence in.
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

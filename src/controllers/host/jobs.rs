@@ -1,0 +1,236 @@
+//! Operations on BMCs, run in the background, one at a time for each host.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferric_api::{BareMetalHost, BmcAddress};
+use ferric_bmc::{
+    Bmc, BmcError, BootMethod, BootTarget, ConnectOptions, Credentials, PowerAction, PowerState, SystemFacts,
+};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, ResourceExt};
+use tracing::{debug, info};
+
+use super::{HostContext, ReconcileError};
+use crate::boot::boot_url;
+use crate::host::memory::{Job, JobOutcome, Seen};
+use crate::key::Key;
+use crate::patch;
+
+/// How long a change of power may take until it is read back.
+const POWER_DEADLINE: Duration = Duration::from_secs(120);
+
+/// Starts a job; its end wakes the host.
+pub(super) async fn start(
+    host: &Arc<BareMetalHost>,
+    key: &Key,
+    context: &Arc<HostContext>,
+    job: &Job,
+) -> Result<(), ReconcileError> {
+    let now = Timestamp::now();
+    if *job == Job::Probe {
+        // Also after a failure: the credentials may have been mended.
+        match connect(host, key, context).await? {
+            Ok(connection) => context.with(key, |r| r.connection = Some(connection)),
+            Err((reason, message)) => {
+                context.with(key, |r| r.bmc.fail(reason.to_owned(), message, None, true, now));
+                return Ok(());
+            }
+        }
+    }
+    let connection = context.with(key, |r| {
+        if r.connection.is_none() {
+            r.bmc.facts = None;
+        }
+        let connection = r.connection.clone();
+        if connection.is_some() {
+            r.bmc.running = Some(Seen { value: job.clone(), at: now });
+        }
+        connection
+    });
+    let Some(connection) = connection else { return Ok(()) };
+    if super::execute::changes_something(job) {
+        info!(host = %key, ?job, "BMC job");
+    } else {
+        debug!(host = %key, ?job, "BMC job");
+    }
+    let target = boot_target(key, context, job);
+    let (context, key, job) = (context.clone(), key.clone(), job.clone());
+    tokio::spawn(async move {
+        let outcome = run(&*connection, &job, target).await.unwrap_or_else(|error| failed(&error));
+        if let JobOutcome::Failed { reason, message, .. } = &outcome {
+            info!(host = %key, ?job, %reason, %message, "BMC job failed");
+            context.metrics.error(reason);
+        }
+        context.with(&key, |r| {
+            if matches!(&outcome, JobOutcome::Failed { reason, .. } if reason == "Unauthorized") {
+                r.bmc.facts = None;
+            }
+            r.bmc.finish(&job, outcome, Timestamp::now());
+        });
+        let _ = context.wake.send(key);
+    });
+    Ok(())
+}
+
+async fn run(bmc: &dyn Bmc, job: &Job, target: Option<BootTarget>) -> Result<JobOutcome, BmcError> {
+    Ok(match job {
+        Job::Probe => JobOutcome::Facts(bmc.probe().await?),
+        Job::Inspect => JobOutcome::Hardware(Box::new(bmc.inspect().await?)),
+        Job::ReadPower => JobOutcome::Power(bmc.power().await?),
+        Job::BootAgent(_) | Job::BootDisk => match target {
+            Some(target) => {
+                bmc.set_boot(&target).await?;
+                JobOutcome::Done
+            }
+            None => JobOutcome::Failed {
+                reason: "NoBootMethod".to_owned(),
+                message: "the BMC offers no way to boot the agent that this provider can use: virtual media or UEFI \
+                          HTTP boot"
+                    .to_owned(),
+                not_before: None,
+            },
+        },
+        Job::Power(action) => {
+            bmc.set_power(*action).await?;
+            read_back(bmc, *action).await?
+        }
+    })
+}
+
+/// The power is what was read, not what was asked for.
+async fn read_back(bmc: &dyn Bmc, action: PowerAction) -> Result<JobOutcome, BmcError> {
+    let wanted = match action {
+        PowerAction::On | PowerAction::ForceRestart | PowerAction::PowerCycle => PowerState::On,
+        PowerAction::ForceOff | PowerAction::GracefulShutdown => PowerState::Off,
+    };
+    let deadline = tokio::time::Instant::now() + POWER_DEADLINE;
+    let mut pause = Duration::from_millis(50);
+    loop {
+        let power = bmc.power().await?;
+        if power == wanted {
+            return Ok(JobOutcome::Power(power));
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return Ok(JobOutcome::Failed {
+                reason: "PowerNotConfirmed".to_owned(),
+                message: format!(
+                    "the BMC took {action:?} {} s ago and still reports power {power}",
+                    POWER_DEADLINE.as_secs()
+                ),
+                not_before: None,
+            });
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(5));
+    }
+}
+
+fn failed(error: &BmcError) -> JobOutcome {
+    let not_before = match error {
+        BmcError::CircuitOpen { until, .. } => {
+            let rest = until.saturating_duration_since(tokio::time::Instant::now());
+            Timestamp::now().saturating_add(jiff::SignedDuration::try_from(rest).unwrap_or_default()).ok()
+        }
+        _ => None,
+    };
+    JobOutcome::Failed { reason: error.reason().to_owned(), message: error.to_string(), not_before }
+}
+
+/// What the next boot starts from; `None` if the BMC has no way that this provider serves yet.
+fn boot_target(key: &Key, context: &HostContext, job: &Job) -> Option<BootTarget> {
+    match job {
+        Job::BootDisk => Some(BootTarget::Disk),
+        Job::BootAgent(number) => {
+            let facts = context.with(key, |r| r.bmc.facts.clone())?.value;
+            // Firmware may retry until the boot is given up; a little longer does no harm.
+            let lifetime = context.limits.agent_boot + Duration::from_secs(600);
+            let expires = Timestamp::now().saturating_add(jiff::SignedDuration::try_from(lifetime).ok()?).ok()?;
+            let token = context.boot.keys.mint(key, *number, expires).ok()?;
+            let url = boot_url(&context.boot.boot_url, &token).to_string();
+            choose_boot(&facts, url)
+        }
+        _ => None,
+    }
+}
+
+/// UEFI HTTP boot where the BMC can be told a URL. Virtual media follow when the provider builds an ISO.
+fn choose_boot(facts: &SystemFacts, url: String) -> Option<BootTarget> {
+    facts.boot_methods.contains(&BootMethod::UefiHttp).then_some(BootTarget::UefiHttp { url })
+}
+
+type Refused = (&'static str, String);
+
+/// Reads the Secrets that the host names, in its own namespace, and gets the connection.
+async fn connect(
+    host: &BareMetalHost,
+    key: &Key,
+    context: &HostContext,
+) -> Result<Result<Arc<dyn Bmc>, Refused>, ReconcileError> {
+    let Some(bmc) = &host.spec.bmc else {
+        return Ok(Err(("NoBMC", "spec.bmc is not set".to_owned())));
+    };
+    let address: BmcAddress = match bmc.address.parse() {
+        Ok(address) => address,
+        Err(error) => return Ok(Err(("InvalidAddress", format!("spec.bmc.address: {error}")))),
+    };
+    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &key.namespace);
+    let mut credentials = None;
+    if !bmc.credentials_name.is_empty() {
+        let secret = match patch::get_opt(&secrets, &bmc.credentials_name).await? {
+            Some(secret) => secret,
+            None => {
+                let message = format!(
+                    "Secret {}/{} (spec.bmc.credentialsName) does not exist: create it with keys username and password",
+                    key.namespace, bmc.credentials_name
+                );
+                return Ok(Err(("CredentialsMissing", message)));
+            }
+        };
+        let text = |name: &str| {
+            let data = secret.data.as_ref()?.get(name)?;
+            String::from_utf8(data.0.clone()).ok().map(|s| s.trim_end_matches(['\r', '\n']).to_owned())
+        };
+        let (Some(username), Some(password)) = (text("username"), text("password")) else {
+            let message = format!(
+                "Secret {}/{} (spec.bmc.credentialsName) needs the keys username and password",
+                key.namespace, bmc.credentials_name
+            );
+            return Ok(Err(("CredentialsIncomplete", message)));
+        };
+        credentials = Some(Credentials { username, password });
+        label_for_move(&secrets, &secret).await?;
+        let version = secret.resource_version().unwrap_or_default();
+        context.with(key, |r| r.bmc.credentials = Some((bmc.credentials_name.clone(), version)));
+    }
+    let mut ca_pem = None;
+    if let Some(name) = bmc.ca_name.as_ref().filter(|name| !name.is_empty()) {
+        let secret = patch::get_opt(&secrets, name).await?;
+        let data = secret.as_ref().and_then(|s| s.data.as_ref()?.get("ca.crt").map(|d| d.0.clone()));
+        let Some(pem) = data else {
+            let message = format!("Secret {}/{name} (spec.bmc.caName) needs the key ca.crt", key.namespace);
+            return Ok(Err(("CAMissing", message)));
+        };
+        if let Some(secret) = &secret {
+            label_for_move(&secrets, secret).await?;
+        }
+        ca_pem = Some(pem);
+    }
+    let options =
+        ConnectOptions { address, credentials, ca_pem, insecure: bmc.disable_certificate_verification };
+    Ok(context.pool.get(&key.to_string(), &options).map_err(|error| (error.reason(), error.to_string())))
+}
+
+/// `clusterctl move` takes a Secret along only if it is labelled.
+async fn label_for_move(secrets: &Api<Secret>, secret: &Secret) -> Result<(), ReconcileError> {
+    if secret.labels().contains_key(ferric_api::names::MOVE_LABEL) {
+        return Ok(());
+    }
+    let label = serde_json::json!({ "metadata": { "labels": { ferric_api::names::MOVE_LABEL: "" } } });
+    match patch::merge_patch(secrets, &secret.name_any(), None, label).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,130 @@
+//! Registers an agent's key in its host's record: the one place where a boot token is spent.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use ferric_api::host::{AgentRecord, HostIdentity};
+use ferric_api::BareMetalHost;
+use ferric_protocol::v1::Inventory;
+use kube::ResourceExt;
+
+use super::execute::{self, Outcome};
+use super::HostContext;
+use crate::deploy::{RegisterError, Registrar};
+use crate::host::RecordWrite;
+use crate::key::Key;
+use crate::patch;
+
+/// Tries of the compare-and-swap: whoever else writes the host does so rarely.
+const TRIES: usize = 4;
+
+/// The host controller's side of agent registration.
+pub struct HostRegistrar {
+    context: Arc<HostContext>,
+}
+
+impl HostRegistrar {
+    /// Works on the context of the host controller.
+    pub fn new(context: Arc<HostContext>) -> Self {
+        Self { context }
+    }
+
+    fn agent_record(&self, host: &Key) -> Option<AgentRecord> {
+        self.context.hosts.get(host)?.spec.record.as_ref()?.agent.clone()
+    }
+}
+
+#[async_trait]
+impl Registrar for HostRegistrar {
+    async fn register(
+        &self,
+        key: &Key,
+        boot_number: i64,
+        fingerprint: &str,
+        inventory: &Inventory,
+    ) -> Result<(), RegisterError> {
+        let context = &self.context;
+        let mut host = context.hosts.get(key).ok_or(RegisterError::UnknownHost)?;
+        for _ in 0..TRIES {
+            if already_registered(&host, boot_number, fingerprint, inventory)? {
+                context.table().fingerprints.insert(fingerprint.to_owned(), key.clone());
+                return Ok(());
+            }
+            let write = RecordWrite::AgentRegistered { fingerprint: fingerprint.to_owned() };
+            let outcome = execute::write(&host, key, context, &write).await;
+            host = match outcome {
+                Ok(Outcome::Changed(changed)) => Arc::new(*changed),
+                Ok(Outcome::Gone) => return Err(RegisterError::UnknownHost),
+                Ok(_) => match patch::get_opt(&context.api(key), &key.name).await {
+                    Ok(Some(live)) => Arc::new(live),
+                    Ok(None) => return Err(RegisterError::UnknownHost),
+                    Err(error) => return Err(RegisterError::Conflict { message: error.to_string() }),
+                },
+                Err(error) => return Err(RegisterError::Conflict { message: error.to_string() }),
+            };
+        }
+        Err(RegisterError::Conflict { message: "the host is written by others at the same time".to_owned() })
+    }
+
+    async fn session_allowed(&self, host: &Key, fingerprint: &str) -> bool {
+        self.agent_record(host).is_some_and(|agent| agent.key_fingerprint.as_deref() == Some(fingerprint))
+            || self.context.table().fingerprints.get(fingerprint) == Some(host)
+    }
+
+    async fn host_for(&self, fingerprint: &str) -> Option<(Key, i64)> {
+        let known = self.context.table().fingerprints.get(fingerprint).cloned();
+        let holds = |host: &BareMetalHost| {
+            host.spec.record.as_ref().and_then(|r| r.agent.as_ref()).is_some_and(|agent| {
+                agent.key_fingerprint.as_deref() == Some(fingerprint)
+            })
+        };
+        let host = match known.and_then(|key| self.context.hosts.get(&key)).filter(|host| holds(host)) {
+            Some(host) => host,
+            // After a restart the table is empty until each host was reconciled once.
+            None => self.context.hosts.store().find(holds)?,
+        };
+        let number = host.spec.record.as_ref()?.agent.as_ref()?.boot_number;
+        Some((Key::new(host.namespace()?, host.name_any()), number))
+    }
+}
+
+/// Whether this key holds the boot already; an error if it may not have it.
+fn already_registered(
+    host: &BareMetalHost,
+    boot_number: i64,
+    fingerprint: &str,
+    inventory: &Inventory,
+) -> Result<bool, RegisterError> {
+    let record = host.spec.record.as_ref();
+    if let Some(identity) = record.and_then(|r| r.identity.as_ref()) {
+        check_machine(identity, inventory)?;
+    }
+    let agent = record.and_then(|r| r.agent.as_ref()).filter(|agent| agent.boot_number == boot_number);
+    match agent {
+        None => Err(RegisterError::Spent),
+        Some(AgentRecord { key_fingerprint: Some(known), .. }) if known == fingerprint => Ok(true),
+        Some(AgentRecord { key_fingerprint: None, ended: false, .. }) => Ok(false),
+        Some(_) => Err(RegisterError::Spent),
+    }
+}
+
+/// The machine that registers must be the one behind the BMC that was told to boot it.
+fn check_machine(identity: &HostIdentity, inventory: &Inventory) -> Result<(), RegisterError> {
+    let pairs = [
+        ("system UUID", identity.system_uuid.as_deref(), inventory.system_uuid.as_str()),
+        ("serial number", identity.serial_number.as_deref(), inventory.serial_number.as_str()),
+    ];
+    for (what, expected, got) in pairs {
+        if let Some(expected) = expected
+            && !got.is_empty()
+            && !expected.eq_ignore_ascii_case(got)
+        {
+            return Err(RegisterError::WrongMachine {
+                what: what.to_owned(),
+                expected: expected.to_owned(),
+                got: got.to_owned(),
+            });
+        }
+    }
+    Ok(())
+}

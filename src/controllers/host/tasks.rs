@@ -1,0 +1,193 @@
+//! Tasks for the agent: built from what the consumer asks for and the Secrets that it names.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ferric_api::host::{CleaningMode, RootDeviceHints};
+use ferric_api::BareMetalHost;
+use ferric_protocol::v1;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use serde_json::Value;
+
+use super::execute::Outcome;
+use super::{HostContext, ReconcileError};
+use crate::deploy::images::{ImageState, ReadyImage};
+use crate::host::consumer::{Desired, SecretSource};
+use crate::host::AgentTask;
+use crate::key::Key;
+use crate::patch;
+
+/// Gives the connected agent a task.
+pub(super) async fn submit(
+    host: &BareMetalHost,
+    key: &Key,
+    context: &Arc<HostContext>,
+    task: &AgentTask,
+) -> Result<Outcome, ReconcileError> {
+    let work = match task {
+        AgentTask::Clean { mode, .. } => v1::task::Work::Clean(v1::Clean {
+            mode: match mode {
+                CleaningMode::Full => v1::CleanMode::Full.into(),
+                CleaningMode::Metadata | CleaningMode::Disabled => v1::CleanMode::Metadata.into(),
+            },
+            devices: Vec::new(),
+        }),
+        AgentTask::Reboot { .. } => {
+            v1::task::Work::Power(v1::Power { action: v1::PowerAction::Reboot.into() })
+        }
+        AgentTask::Deploy { .. } => match deploy(host, key, context).await? {
+            Ok(deploy) => v1::task::Work::Deploy(deploy),
+            Err((reason, message)) => {
+                context.with(key, |r| r.bmc.fail(reason.to_owned(), message, None, false, Timestamp::now()));
+                return Ok(Outcome::Again);
+            }
+        },
+    };
+    let task = v1::Task { id: task.id().to_owned(), work: Some(work) };
+    tracing::info!(host = %key, task = %task.id, "agent task");
+    // An agent that left in this moment wakes the host when it comes back.
+    let _ = context.hub.submit(key, task);
+    Ok(Outcome::Again)
+}
+
+type Refused = (&'static str, String);
+
+async fn deploy(
+    host: &BareMetalHost,
+    key: &Key,
+    context: &HostContext,
+) -> Result<Result<v1::Deploy, Refused>, ReconcileError> {
+    let consumer = context.consumer(host);
+    let Some(desired) = consumer.desired() else {
+        return Ok(Err(("NoImage", "nothing is to be written any more".to_owned())));
+    };
+    let ImageState::Ready(image) = context.images.ensure(key, &desired.image) else {
+        return Ok(Err(("ImageNotReady", "the image is not in the cache any more".to_owned())));
+    };
+    let mut data = Vec::new();
+    for source in [&desired.user_data, &desired.network_data, &desired.meta_data] {
+        data.push(match source {
+            None => None,
+            Some(source) => match read(context, source).await? {
+                Ok(data) => Some(data),
+                Err(message) => return Ok(Err(("SecretMissing", message))),
+            },
+        });
+    }
+    let [user_data, network_data, meta_data]: [Option<Vec<u8>>; 3] = data.try_into().unwrap_or_default();
+    let meta_data = match merge_meta_data(meta_data.as_deref(), &desired.facts) {
+        Ok(meta_data) => meta_data,
+        Err(message) => return Ok(Err(("InvalidMetaData", message))),
+    };
+    Ok(Ok(v1::Deploy {
+        image: Some(image_for_agent(&context.boot.agent_url, &image)),
+        root_device_hints: hints(desired),
+        config_drive: Some(v1::ConfigDrive {
+            format: v1::ConfigDriveFormat::Nocloud.into(),
+            instance_id: desired.instance_id.clone(),
+            meta_data: meta_data.into_bytes(),
+            user_data: user_data.unwrap_or_default(),
+            network_data: network_data.unwrap_or_default(),
+        }),
+    }))
+}
+
+fn image_for_agent(agent_url: &url::Url, image: &ReadyImage) -> v1::Image {
+    let (algorithm, checksum) = image.digest.split_once(':').unwrap_or(("sha256", &image.digest));
+    v1::Image {
+        url: format!("{}/{}", agent_url.as_str().trim_end_matches('/'), image.path.trim_start_matches('/')),
+        checksum_algorithm: match algorithm {
+            "sha512" => v1::ChecksumAlgorithm::Sha512.into(),
+            _ => v1::ChecksumAlgorithm::Sha256.into(),
+        },
+        checksum: checksum.to_owned(),
+        format: v1::ImageFormat::Raw.into(),
+        compression: image.compression.into(),
+        // What a compressed image unpacks to is bounded by the disk.
+        max_bytes: if image.compression == v1::Compression::None { image.size } else { 0 },
+        ca_pem: Vec::new(),
+    }
+}
+
+fn hints(desired: &Desired) -> Option<v1::RootDeviceHints> {
+    desired.hints.as_ref().map(|hints| {
+        let RootDeviceHints {
+            device_name,
+            hctl,
+            model,
+            vendor,
+            serial_number,
+            min_size_gigabytes,
+            wwn,
+            wwn_with_extension,
+            wwn_vendor_extension,
+            rotational,
+        } = hints.clone();
+        v1::RootDeviceHints {
+            device_name,
+            hctl,
+            model,
+            vendor,
+            serial_number,
+            min_size_gigabytes: min_size_gigabytes.and_then(|size| u64::try_from(size).ok()),
+            wwn,
+            wwn_with_extension,
+            wwn_vendor_extension,
+            rotational,
+        }
+    })
+}
+
+/// Reads one key of a Secret; the message names what is missing.
+async fn read(context: &HostContext, source: &SecretSource) -> Result<Result<Vec<u8>, String>, ReconcileError> {
+    let SecretSource { secret: key, keys } = source;
+    let api: Api<Secret> = Api::namespaced(context.client.clone(), &key.namespace);
+    let Some(secret) = patch::get_opt(&api, &key.name).await? else {
+        return Ok(Err(format!("Secret {key} does not exist")));
+    };
+    let data = secret.data.unwrap_or_default();
+    let value = keys.iter().find_map(|name| data.get(*name)).map(|value| value.0.clone());
+    Ok(value.ok_or_else(|| format!("Secret {key} has none of the keys {}", keys.join(", "))))
+}
+
+/// The user's metadata with what the provider knows on top: `provider_id` and the like are never overridden.
+fn merge_meta_data(user: Option<&[u8]>, facts: &BTreeMap<String, String>) -> Result<String, String> {
+    let mut merged = serde_json::Map::new();
+    if let Some(user) = user {
+        let value: Value =
+            serde_yaml_ng::from_slice(user).map_err(|error| format!("the metadata is not YAML: {error}"))?;
+        match value {
+            Value::Object(map) => merged.extend(map),
+            Value::Null => {}
+            _ => return Err("the metadata is not a map".to_owned()),
+        }
+    }
+    for (name, value) in facts {
+        merged.insert(name.clone(), Value::String(value.clone()));
+    }
+    merged.insert("instance-id".to_owned(), Value::String(facts.get("instance_id").cloned().unwrap_or_default()));
+    merged
+        .insert("local-hostname".to_owned(), Value::String(facts.get("local_hostname").cloned().unwrap_or_default()));
+    serde_json::to_string_pretty(&Value::Object(merged)).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_providers_facts_win_over_the_users_metadata() {
+        let facts = BTreeMap::from([("provider_id".to_owned(), "ferric://h/1".to_owned())]);
+        let merged = merge_meta_data(Some(b"provider_id: mine\nrole: db\n"), &facts).unwrap_or_default();
+        let value: Value = serde_json::from_str(&merged).unwrap_or_default();
+        assert_eq!(value["provider_id"], "ferric://h/1");
+        assert_eq!(value["role"], "db");
+    }
+
+    #[test]
+    fn metadata_that_is_no_map_is_refused() {
+        assert!(merge_meta_data(Some(b"- a\n"), &BTreeMap::new()).is_err());
+    }
+}

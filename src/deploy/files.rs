@@ -1,0 +1,250 @@
+//! Serves images to agents: `GET /images/{digest}`, with ranges, to whoever may hold a session.
+
+use std::{
+    collections::HashMap,
+    io::SeekFrom,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    body::Body,
+    extract::{Extension, Path, State},
+    response::{IntoResponse, Response},
+};
+use bytes::{Bytes, BytesMut};
+use ferric_image::Checksum;
+use http::{HeaderMap, StatusCode, header};
+use tokio::{
+    fs::File,
+    io::{AsyncReadExt, AsyncSeekExt},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
+};
+
+use super::{
+    connection::{CloseConnection, PeerFingerprint},
+    images::{ImageCache, Reading},
+    range::{Selection, select},
+    server::Limits,
+    service::{Context, Stranger},
+};
+
+/// Streams of one agent at once: one, and those that it has given up but the provider has not noticed yet.
+const STREAMS_EACH: usize = 4;
+/// When to come again if too many images are being sent.
+const RETRY_AFTER: &str = "5";
+/// How long an agent may take to accept the next chunk.
+const STALL: Duration = Duration::from_secs(60);
+const CHUNK: usize = 256 * 1024;
+/// Chunks read ahead.
+const AHEAD: usize = 2;
+
+/// The image server.
+#[derive(Clone)]
+pub(super) struct Files {
+    context: Arc<Context>,
+    images: ImageCache,
+    streams: Arc<Semaphore>,
+    wait: Duration,
+    each: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+impl Files {
+    pub(super) fn new(context: Arc<Context>, images: ImageCache, limits: Limits) -> Self {
+        let streams = Arc::new(Semaphore::new(limits.image_streams));
+        Self { context, images, streams, wait: limits.image_wait, each: Arc::default() }
+    }
+
+    /// One of the agent's streams, once it is its turn.
+    async fn stream(&self, fingerprint: &str) -> Option<Stream> {
+        let counted = self.count(fingerprint)?;
+        let permit = timeout(self.wait, Arc::clone(&self.streams).acquire_owned()).await;
+        Some(Stream { _counted: counted, _permit: permit.ok()?.ok()? })
+    }
+
+    fn count(&self, fingerprint: &str) -> Option<Counted> {
+        let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = each.entry(fingerprint.to_owned()).or_default();
+        if *count >= STREAMS_EACH {
+            return None;
+        }
+        *count += 1;
+        Some(Counted { each: Arc::clone(&self.each), fingerprint: fingerprint.to_owned() })
+    }
+}
+
+/// A stream that is being sent.
+struct Stream {
+    _counted: Counted,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// One stream of an agent, counted until it is dropped.
+struct Counted {
+    each: Arc<Mutex<HashMap<String, usize>>>,
+    fingerprint: String,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = each.get_mut(&self.fingerprint) {
+            *count -= 1;
+            if *count == 0 {
+                each.remove(&self.fingerprint);
+            }
+        }
+    }
+}
+
+/// Handles `GET /images/{digest}`.
+pub(super) async fn serve(
+    State(files): State<Files>,
+    peer: Option<Extension<PeerFingerprint>>,
+    Extension(connection): Extension<CloseConnection>,
+    Path(digest): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let Some(Extension(PeerFingerprint(fingerprint))) = peer else {
+        return refuse(StatusCode::UNAUTHORIZED, "no client certificate");
+    };
+    if let Some(sentence) = files.context.refusal() {
+        return later(&sentence);
+    }
+    match files.context.authorize(&fingerprint).await {
+        Ok(_) => {}
+        Err(Stranger::Unknown) => return later("this key is not known here"),
+        Err(Stranger::NotAllowed) => return refuse(StatusCode::FORBIDDEN, "this agent boot is over"),
+    }
+    if Checksum::parse(&digest, None).is_err() {
+        return refuse(StatusCode::NOT_FOUND, "an image is named by its digest");
+    }
+    let Some(stream) = files.stream(&fingerprint).await else {
+        return later("too many images are being sent");
+    };
+    // What a host still wants is on its way back into the cache.
+    let Some(reading) = files.images.read(&digest) else {
+        return later("the image is not in the cache now");
+    };
+    answer(reading, stream, &headers, connection).await
+}
+
+async fn answer(
+    reading: Reading,
+    stream: Stream,
+    headers: &HeaderMap,
+    connection: CloseConnection,
+) -> Response {
+    let etag = format!("\"{}\"", reading.digest);
+    let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
+    // A range is only of use to whoever has the beginning of the same file.
+    let same = text(header::IF_RANGE).is_none_or(|wanted| wanted == etag);
+    let size = reading.size;
+    let selection = select(text(header::RANGE).filter(|_| same), size);
+    let (status, first, length) = match selection {
+        Selection::Whole => (StatusCode::OK, 0, size),
+        Selection::Part { first, last } => (StatusCode::PARTIAL_CONTENT, first, last - first + 1),
+        Selection::Unsatisfiable => {
+            let range = [(header::CONTENT_RANGE, format!("bytes */{size}"))];
+            return (StatusCode::RANGE_NOT_SATISFIABLE, range).into_response();
+        }
+    };
+    let opened = async {
+        let mut file = File::open(&reading.path).await?;
+        file.seek(SeekFrom::Start(first)).await?;
+        Ok::<_, std::io::Error>(file)
+    };
+    let file = match opened.await {
+        Ok(file) => file,
+        Err(error) => {
+            tracing::error!(path = %reading.path.display(), %error, "an image in the cache cannot be read");
+            return refuse(StatusCode::INTERNAL_SERVER_ERROR, "the image cannot be read");
+        }
+    };
+    let (chunks, body) = mpsc::channel(AHEAD);
+    tokio::spawn(async move {
+        // Both are held until the last byte is handed over, or the agent is given up.
+        let _held = (reading, stream);
+        tokio::select! {
+            sent = send(file, length, chunks) => if let Err(Stalled) = sent {
+                connection.0.cancel();
+            },
+            () = connection.0.cancelled() => {}
+        }
+    });
+    let mut response = Response::new(Body::from_stream(whole_or_error(body, length)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    let mut set = |name, value: String| {
+        if let Ok(value) = value.try_into() {
+            headers.insert(name, value);
+        }
+    };
+    set(header::CONTENT_TYPE, "application/octet-stream".into());
+    set(header::CONTENT_LENGTH, length.to_string());
+    set(header::ACCEPT_RANGES, "bytes".into());
+    set(header::ETAG, etag);
+    if let Selection::Part { first, last } = selection {
+        set(header::CONTENT_RANGE, format!("bytes {first}-{last}/{size}"));
+    }
+    response
+}
+
+type Chunks = mpsc::Sender<std::io::Result<Bytes>>;
+
+/// The agent does not read any more.
+struct Stalled;
+
+/// Reads the file ahead of the agent, by a few chunks only; gives up on an agent that does not read.
+async fn send(mut file: File, mut left: u64, chunks: Chunks) -> Result<(), Stalled> {
+    while left > 0 {
+        let want = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+        let mut chunk = BytesMut::with_capacity(want);
+        let next = match (&mut file).take(want as u64).read_buf(&mut chunk).await {
+            Ok(0) => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => {
+                left -= n as u64;
+                Ok(chunk.freeze())
+            }
+            Err(error) => Err(error),
+        };
+        let failed = next.is_err();
+        match timeout(STALL, chunks.send(next)).await {
+            Ok(Ok(())) if !failed => {}
+            // The agent went, or has been told of the failure.
+            Ok(_) => break,
+            Err(_) => return Err(Stalled),
+        }
+    }
+    Ok(())
+}
+
+/// The chunks; an error if they end before all are there, so that nobody takes a part for the whole.
+fn whole_or_error(
+    body: mpsc::Receiver<std::io::Result<Bytes>>,
+    length: u64,
+) -> impl futures::Stream<Item = std::io::Result<Bytes>> {
+    futures::stream::unfold((body, length), |(mut body, left)| async move {
+        if left == 0 {
+            return None;
+        }
+        match body.recv().await {
+            Some(Ok(chunk)) => {
+                let left = left.saturating_sub(chunk.len() as u64);
+                Some((Ok(chunk), (body, left)))
+            }
+            Some(Err(error)) => Some((Err(error), (body, 0))),
+            None => Some((Err(std::io::ErrorKind::UnexpectedEof.into()), (body, 0))),
+        }
+    })
+}
+
+fn refuse(status: StatusCode, sentence: &'static str) -> Response {
+    (status, sentence).into_response()
+}
+
+fn later(sentence: &str) -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, RETRY_AFTER)], sentence.to_owned())
+        .into_response()
+}

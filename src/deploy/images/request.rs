@@ -1,0 +1,218 @@
+//! What a host asks for, read from its spec, and how long to wait after a failure. Pure.
+
+use std::time::Duration;
+
+use ferric_api::host::{Image, ImageFormat};
+use ferric_image::{Checksum, ChecksumAlgorithm, ChecksumError};
+use ferric_protocol::v1::Compression;
+use url::Url;
+
+/// Where the checksum comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Expected {
+    /// It stands in the spec.
+    Known(Checksum),
+    /// It stands in a list on a server.
+    Listed { url: Url, algorithm: Option<ChecksumAlgorithm> },
+}
+
+/// An image that can be fetched.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct ImageRequest {
+    pub url: Url,
+    pub expected: Expected,
+}
+
+/// A spec that no fetch can satisfy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+fn refuse<T>(reason: &'static str, message: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal { reason, message: message.into() })
+}
+
+impl ImageRequest {
+    /// Reads the spec.
+    pub(super) fn of(image: &Image) -> Result<Self, Refusal> {
+        let Image { url, checksum, checksum_type, disk_format } = image;
+        match disk_format {
+            None | Some(ImageFormat::Raw) => {}
+            Some(other) => {
+                let name = format!("{other:?}").to_lowercase();
+                return refuse(FORMAT, format!("format {name} is not available yet: use raw"));
+            }
+        }
+        let Some(url) = http_url(url) else {
+            return refuse("ImageInvalid", "the image's URL must begin with http:// or https://");
+        };
+        if let Some(suffix) = unsupported_suffix(&url) {
+            return refuse(FORMAT, format!("{suffix} is not available yet: use raw, raw.gz or raw.zst"));
+        }
+        let algorithm = match checksum_type.as_deref() {
+            None | Some("" | "auto") => None,
+            Some(name) => match name.parse::<ChecksumAlgorithm>() {
+                Ok(algorithm) => Some(algorithm),
+                Err(error) => return refuse(CHECKSUM, error.to_string()),
+            },
+        };
+        let text = checksum.as_deref().map(str::trim).filter(|c| !c.is_empty());
+        let Some(text) = text else {
+            return refuse(CHECKSUM, "the image has no checksum: give its sha256 or sha512");
+        };
+        let expected = match http_url(text) {
+            Some(url) => Expected::Listed { url, algorithm },
+            None => match Checksum::parse(text, algorithm) {
+                Ok(checksum) => Expected::Known(checksum),
+                Err(error) => return refuse(CHECKSUM, error.to_string()),
+            },
+        };
+        Ok(Self { url, expected })
+    }
+
+    /// Name of the file, by which a list of checksums knows it.
+    pub(super) fn file_name(&self) -> &str {
+        self.url.path_segments().and_then(|mut s| s.next_back()).unwrap_or_default()
+    }
+}
+
+const FORMAT: &str = "FormatNotAvailable";
+const CHECKSUM: &str = "ChecksumInvalid";
+
+fn http_url(text: &str) -> Option<Url> {
+    Url::parse(text).ok().filter(|u| matches!(u.scheme(), "http" | "https") && u.host().is_some())
+}
+
+fn unsupported_suffix(url: &Url) -> Option<&'static str> {
+    let path = url.path().to_ascii_lowercase();
+    [".xz", ".bz2", ".lz4", ".zip", ".qcow2", ".vmdk", ".vdi", ".iso"].into_iter().find(|s| path.ends_with(s))
+}
+
+/// How a file that was given as raw is compressed, by its first bytes; or what it is instead.
+pub(super) fn recognise(head: &[u8]) -> Result<Compression, Refusal> {
+    match head {
+        [0x1f, 0x8b, ..] => Ok(Compression::Gzip),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Compression::Zstd),
+        [b'Q', b'F', b'I', 0xfb, ..] => refuse(FORMAT, "the image is qcow2, not raw as the spec says"),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
+            refuse(FORMAT, "the image is compressed with xz, which is not available yet: use gzip or zstd")
+        }
+        [b'K', b'D', b'M', b'V', ..] => refuse(FORMAT, "the image is vmdk, not raw as the spec says"),
+        _ => Ok(Compression::None),
+    }
+}
+
+/// The sentence for a list of checksums that cannot be used. What the server sent is not repeated: whoever may write a
+/// spec could otherwise read what only the provider can reach.
+pub(super) fn list_problem(error: &ChecksumError) -> String {
+    match error {
+        ChecksumError::NotListed { .. } | ChecksumError::Md5 | ChecksumError::Ambiguous(_) => {
+            error.to_string()
+        }
+        ChecksumError::UnknownAlgorithm(_)
+        | ChecksumError::Length(_)
+        | ChecksumError::WrongLength { .. }
+        | ChecksumError::NotHex => "it is not a list of sha256 or sha512 checksums".into(),
+    }
+}
+
+/// A URL without what may be secret in it.
+pub(super) fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.set_fragment(None);
+    url.to_string()
+}
+
+/// How soon a failure may be gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hope {
+    /// A server or a network that comes back.
+    Soon,
+    /// Somebody has to repair a file on a server, or make room.
+    Later,
+}
+
+/// Time to wait after the `failures`-th failure in a row; `jitter` is from 0 to 1.
+pub(super) fn back_off(hope: Hope, failures: u32, jitter: f64) -> Duration {
+    let (first, most) = match hope {
+        Hope::Soon => (5.0, 300.0),
+        Hope::Later => (300.0, 3600.0),
+    };
+    let doubled = f64::from(2u32.saturating_pow(failures.saturating_sub(1).min(20)));
+    Duration::from_secs_f64((first * doubled).min(most) * (0.8 + 0.4 * jitter.clamp(0.0, 1.0)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn image(url: &str, checksum: &str) -> Image {
+        Image { url: url.into(), checksum: Some(checksum.into()), ..Default::default() }
+    }
+
+    #[test]
+    fn a_checksum_is_hex_or_the_url_of_a_list() {
+        let hex = "ab".repeat(32);
+        let known = ImageRequest::of(&image("http://x/d/a.raw.zst", &hex)).unwrap();
+        assert_eq!(known.expected, Expected::Known(Checksum::parse(&hex, None).unwrap()));
+        assert_eq!(known.file_name(), "a.raw.zst");
+        let listed = ImageRequest::of(&image("https://x/a", "https://x/SHA256SUMS")).unwrap();
+        assert!(matches!(listed.expected, Expected::Listed { algorithm: None, .. }));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_a_reason() {
+        let hex = "ab".repeat(32);
+        let qcow2 = Image { disk_format: Some(ImageFormat::Qcow2), ..image("http://x/a", &hex) };
+        let typed = Image { checksum_type: Some("sha512".into()), ..image("http://x/a", &hex) };
+        let none = Image { checksum: None, ..image("http://x/a", &hex) };
+        let table = [
+            (qcow2, FORMAT, "qcow2"),
+            (image("http://x/a.raw.xz", &hex), FORMAT, ".xz"),
+            (image("ftp://x/a", &hex), "ImageInvalid", "http://"),
+            (image("http://x/a", "abcd"), CHECKSUM, "4 digits"),
+            (image("http://x/a", &"a".repeat(32)), CHECKSUM, "md5"),
+            (typed, CHECKSUM, "128 digits"),
+            (none, CHECKSUM, "no checksum"),
+        ];
+        for (image, reason, part) in table {
+            let refusal = ImageRequest::of(&image).unwrap_err();
+            assert_eq!(refusal.reason, reason, "{refusal:?}");
+            assert!(refusal.message.contains(part), "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn compression_is_what_the_bytes_say() {
+        assert_eq!(recognise(&[0x1f, 0x8b, 8]), Ok(Compression::Gzip));
+        assert_eq!(recognise(&[0x28, 0xb5, 0x2f, 0xfd]), Ok(Compression::Zstd));
+        assert_eq!(recognise(&[0xeb, 0x63]), Ok(Compression::None));
+        assert_eq!(recognise(&[]), Ok(Compression::None));
+        assert!(recognise(b"QFI\xfb").unwrap_err().message.contains("qcow2"));
+    }
+
+    #[test]
+    fn secrets_in_a_url_are_not_shown() {
+        let url = Url::parse("https://u:p@x:8/a/b?sig=s#f").unwrap();
+        assert_eq!(shown(&url), "https://x:8/a/b");
+    }
+
+    proptest! {
+        #[test]
+        fn back_off_grows_to_its_bound(failures in 0u32.., jitter in 0.0f64..1.0) {
+            let soon = back_off(Hope::Soon, failures, jitter);
+            prop_assert!((4..=360).contains(&soon.as_secs()));
+            let later = back_off(Hope::Later, failures, jitter);
+            prop_assert!((240..=4320).contains(&later.as_secs()));
+        }
+    }
+}

@@ -1,0 +1,365 @@
+#![allow(clippy::unwrap_used)]
+
+use std::sync::atomic::AtomicUsize;
+
+use ring::digest;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+};
+
+use super::*;
+
+/// An image server that can misbehave. It speaks HTTP by hand, so that a broken transfer is really broken.
+struct Server {
+    address: std::net::SocketAddr,
+    requests: Arc<Mutex<Vec<String>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+type Answer = Arc<dyn Fn(usize, &str, Option<u64>) -> Vec<u8> + Send + Sync>;
+
+impl Server {
+    /// `answer(n-th request, path, offset that a range asks for)` is everything that is sent before the connection ends.
+    async fn start(answer: impl Fn(usize, &str, Option<u64>) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (requests, answer): (Arc<Mutex<Vec<String>>>, Answer) = (Arc::default(), Arc::new(answer));
+        let (seen, count) = (Arc::clone(&requests), Arc::new(AtomicUsize::new(0)));
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let n = count.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(Self::handle(stream, n, Arc::clone(&seen), Arc::clone(&answer)));
+            }
+        });
+        Self { address, requests, task }
+    }
+
+    async fn handle(stream: TcpStream, n: usize, seen: Arc<Mutex<Vec<String>>>, answer: Answer) {
+        let mut stream = BufReader::new(stream);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if stream.read_line(&mut head).await.unwrap() == 0 {
+                return;
+            }
+        }
+        let path = head.split(' ').nth(1).unwrap().to_owned();
+        let range = head.lines().find_map(|l| l.strip_prefix("range: bytes=")?.strip_suffix('-'));
+        let offset = range.map(|r| r.parse().unwrap());
+        seen.lock().unwrap().push(format!("{path} {offset:?}"));
+        let bytes = answer(n, &path, offset);
+        let _ = stream.write_all(&bytes).await;
+        let _ = stream.shutdown().await;
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// An answer of which only `cut` bytes of the body arrive.
+fn cut(status: &str, headers: &str, body: &[u8], cut: usize) -> Vec<u8> {
+    let mut answer =
+        format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n{headers}\r\n", body.len()).into_bytes();
+    answer.extend_from_slice(&body[..cut]);
+    answer
+}
+
+fn ok(body: &[u8]) -> Vec<u8> {
+    cut("200 OK", "", body, body.len())
+}
+
+fn rest(image: &[u8], from: u64) -> Vec<u8> {
+    let body = &image[usize::try_from(from).unwrap()..];
+    let range = format!("Content-Range: bytes {from}-{}/{}\r\n", image.len() - 1, image.len());
+    cut("206 Partial Content", &range, body, body.len())
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    hex::encode(digest::digest(&digest::SHA256, bytes))
+}
+
+fn image_of(url: String, checksum: String) -> Image {
+    Image { url, checksum: Some(checksum), ..Default::default() }
+}
+
+fn noise(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i * 7 + i / 251) as u8).collect()
+}
+
+fn host() -> Key {
+    Key::new("racks", "r1-h1")
+}
+
+struct Bench {
+    dir: tempfile::TempDir,
+    cache: ImageCache,
+    woken: mpsc::UnboundedReceiver<Key>,
+}
+
+impl Bench {
+    fn new(max_bytes: u64) -> Self {
+        Self::at(tempfile::tempdir().unwrap(), max_bytes)
+    }
+
+    fn at(dir: tempfile::TempDir, max_bytes: u64) -> Self {
+        let (wake, woken) = mpsc::unbounded_channel();
+        let cache = ImageCache::open(dir.path(), max_bytes, 2, wake).unwrap();
+        Self { dir, cache, woken }
+    }
+
+    /// Asks, waits to be woken, asks again.
+    async fn obtain(&mut self, image: &Image) -> ImageState {
+        assert!(matches!(self.cache.ensure(&host(), image), ImageState::Fetching { .. }));
+        assert_eq!(self.woken.recv().await, Some(host()));
+        self.cache.ensure(&host(), image)
+    }
+
+    fn files(&self) -> Vec<String> {
+        let names = std::fs::read_dir(self.dir.path()).unwrap().map(|f| f.unwrap().file_name());
+        let mut names: Vec<_> = names.map(|n| n.into_string().unwrap()).filter(|n| n != PARTIAL).collect();
+        names.sort();
+        assert_eq!(std::fs::read_dir(self.dir.path().join(PARTIAL)).unwrap().count(), 0);
+        names
+    }
+}
+
+fn ready(state: ImageState) -> ReadyImage {
+    match state {
+        ImageState::Ready(ready) => ready,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn failure(state: ImageState) -> (&'static str, String, bool) {
+    match state {
+        ImageState::Failed { reason, message, permanent, .. } => (reason, message, permanent),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn an_image_is_fetched_once_and_kept_by_its_digest() {
+    let bytes = noise(100_000);
+    let served = bytes.clone();
+    let server = Server::start(move |_, _, _| ok(&served)).await;
+    let mut bench = Bench::new(1 << 20);
+    let image = image_of(server.url("/a.raw"), sha256(&bytes));
+    let first = ready(bench.obtain(&image).await);
+    assert_eq!(first.digest, format!("sha256:{}", sha256(&bytes)));
+    assert_eq!(first.path, format!("/images/{}", first.digest));
+    assert_eq!((first.size, first.compression), (100_000, Compression::None));
+    assert_eq!(bench.files(), [format!("sha256-{}", sha256(&bytes))]);
+    assert_eq!(std::fs::read(bench.dir.path().join(&bench.files()[0])).unwrap(), bytes);
+    assert_eq!(ready(bench.cache.ensure(&Key::new("a", "b"), &image)), first);
+    // The same file by another URL needs no second download.
+    assert_eq!(
+        ready(bench.cache.ensure(&host(), &image_of("http://nowhere.invalid/".into(), sha256(&bytes)))),
+        first
+    );
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_broken_transfer_is_resumed_where_it_broke() {
+    let bytes = noise(300_000);
+    let served = bytes.clone();
+    let server = Server::start(move |n, _, offset| match (n, offset) {
+        (0, None) => cut("200 OK", "ETag: \"v1\"\r\n", &served, 120_000),
+        (_, Some(from)) => rest(&served, from),
+        _ => ok(b"not asked for"),
+    })
+    .await;
+    let mut bench = Bench::new(1 << 20);
+    let image = image_of(server.url("/a.raw"), sha256(&bytes));
+    assert_eq!(ready(bench.obtain(&image).await).size, 300_000);
+    let requests = server.requests();
+    assert_eq!(requests.len(), 2);
+    // Up to a buffer of what was sent may be lost with the connection.
+    assert!(requests[1].starts_with("/a.raw Some("), "{requests:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_resume_starts_over() {
+    let bytes = noise(200_000);
+    let served = bytes.clone();
+    let server = Server::start(move |n, _, _| match n {
+        0 => cut("200 OK", "", &served, 150_000),
+        _ => ok(&served),
+    })
+    .await;
+    let mut bench = Bench::new(1 << 20);
+    assert_eq!(ready(bench.obtain(&image_of(server.url("/a"), sha256(&bytes))).await).size, 200_000);
+}
+
+#[tokio::test]
+async fn a_wrong_checksum_names_both_digests_and_leaves_nothing() {
+    let server = Server::start(|_, _, _| ok(b"something else")).await;
+    let mut bench = Bench::new(1 << 20);
+    let image = image_of(server.url("/a?token=secret"), sha256(b"what was meant"));
+    let (reason, message, permanent) = failure(bench.obtain(&image).await);
+    assert_eq!((reason, permanent), ("ChecksumMismatch", true));
+    assert!(message.contains(&sha256(b"something else")) && message.contains(&sha256(b"what was meant")));
+    assert!(!message.contains("secret"), "{message}");
+    assert_eq!(bench.files(), [""; 0]);
+    let _ = failure(bench.cache.ensure(&host(), &image));
+    assert_eq!(server.requests().len(), 1, "not tried again at once");
+    bench.cache.retry_now(&image);
+    let _ = failure(bench.obtain(&image).await);
+    assert_eq!(server.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_unreachable_and_tried_again_later() {
+    let server = Server::start(|_, _, _| cut("404 Not Found", "", b"", 0)).await;
+    let mut bench = Bench::new(1 << 20);
+    let image = image_of(server.url("/a"), sha256(b""));
+    let state = bench.obtain(&image).await;
+    assert!(matches!(&state, ImageState::Failed { retry_at, .. } if *retry_at > jiff::Timestamp::now()));
+    let (reason, message, permanent) = failure(state);
+    assert_eq!((reason, permanent), ("ImageUnreachable", false));
+    assert!(message.contains("404"), "{message}");
+}
+
+#[tokio::test]
+async fn the_checksum_may_stand_in_a_list() {
+    let bytes = noise(5_000);
+    let list = format!("{}  other.raw\n{} *a.raw\n", sha256(b"x"), sha256(&bytes));
+    let served = bytes.clone();
+    let server = Server::start(move |_, path, _| match path {
+        "/SHA256SUMS" => ok(list.as_bytes()),
+        "/private" => ok(b"root:secret-of-the-network:0"),
+        _ => ok(&served),
+    })
+    .await;
+    let mut bench = Bench::new(1 << 20);
+    let image = image_of(server.url("/a.raw"), server.url("/SHA256SUMS"));
+    assert_eq!(ready(bench.obtain(&image).await).digest, format!("sha256:{}", sha256(&bytes)));
+    let _ = ready(bench.cache.ensure(&host(), &image));
+    assert_eq!(server.requests().iter().filter(|r| r.starts_with("/SHA256SUMS")).count(), 1);
+
+    let (reason, message, _) =
+        failure(bench.obtain(&image_of(server.url("/b"), server.url("/SHA256SUMS"))).await);
+    assert_eq!(reason, "ChecksumNotFound");
+    assert!(message.contains("\"b\""), "{message}");
+    let (_, message, _) = failure(bench.obtain(&image_of(server.url("/a"), server.url("/private"))).await);
+    assert!(!message.contains("secret"), "{message}");
+}
+
+#[tokio::test]
+async fn the_least_recently_used_image_makes_room_and_one_that_cannot_fit_is_refused() {
+    let server = Server::start(|_, path, _| ok(&vec![path.as_bytes()[1]; 400])).await;
+    let mut bench = Bench::new(1_000);
+    let image = |name: u8| image_of(server.url(&format!("/{}", name as char)), sha256(&[name; 400]));
+    let names = |of: &[u8]| {
+        let mut names: Vec<_> = of.iter().map(|n| format!("sha256-{}", sha256(&[*n; 400]))).collect();
+        names.sort();
+        names
+    };
+    let _ = ready(bench.obtain(&image(b'a')).await);
+    let _ = ready(bench.obtain(&image(b'b')).await);
+    // Both were asked for a moment ago: nothing may go.
+    let (reason, message, permanent) = failure(bench.obtain(&image(b'c')).await);
+    assert_eq!((reason, permanent), ("ImageCacheFull", false));
+    assert!(message.contains("1000 bytes"), "{message}");
+    let old = now_ms() - 2 * ledger::PROTECTED_MS;
+    let digest = |n| format!("sha256:{}", sha256(&[n; 400]));
+    bench.cache.inner.state().ledger.get_mut(&digest(b'a')).unwrap().used_at = old;
+    bench.cache.retry_now(&image(b'c'));
+    let _ = ready(bench.obtain(&image(b'c')).await);
+    assert_eq!(bench.files(), names(b"bc"));
+
+    let _ = bench.cache.read(&digest(b'b')).map(|reading| {
+        assert_eq!(reading.size, 400);
+        assert_eq!(bench.cache.inner.state().ledger.get(&digest(b'b')).unwrap().users, 1);
+    });
+    assert_eq!(bench.cache.inner.state().ledger.get(&digest(b'b')).unwrap().users, 0);
+}
+
+#[tokio::test]
+async fn after_a_restart_images_are_hashed_before_they_are_used() {
+    let bytes = noise(50_000);
+    let served = bytes.clone();
+    let server = Server::start(move |_, _, _| ok(&served)).await;
+    let mut bench = Bench::new(1 << 20);
+    let image = image_of(server.url("/a"), sha256(&bytes));
+    let _ = ready(bench.obtain(&image).await);
+    std::fs::write(bench.dir.path().join(PARTIAL).join("0"), b"half").unwrap();
+    std::fs::write(bench.dir.path().join("README"), b"not ours").unwrap();
+
+    let mut bench = Bench::at(bench.dir, 1 << 20);
+    let _ = ready(bench.obtain(&image).await);
+    assert_eq!(server.requests().len(), 1, "what is whole is not fetched again");
+    assert_eq!(bench.files()[0], "README");
+
+    std::fs::write(bench.dir.path().join(&bench.files()[1]), b"damaged").unwrap();
+    let mut bench = Bench::at(bench.dir, 1 << 20);
+    assert_eq!(ready(bench.obtain(&image).await).size, 50_000);
+    assert_eq!(server.requests().len(), 2);
+
+    // An agent finds damage that came later.
+    std::fs::write(bench.dir.path().join(&bench.files()[1]), b"damaged").unwrap();
+    bench.cache.distrust(&format!("sha256:{}", sha256(&bytes)));
+    assert_eq!(ready(bench.obtain(&image).await).size, 50_000);
+    assert_eq!(server.requests().len(), 3);
+
+    // The bound was lowered: what does not fit goes at once.
+    let bench = Bench::at(bench.dir, 10_000);
+    assert_eq!(bench.files(), ["README"]);
+}
+
+#[tokio::test]
+async fn a_qcow2_that_is_called_raw_is_noticed() {
+    let bytes = [b"QFI\xfb".as_slice(), &noise(1_000)].concat();
+    let served = bytes.clone();
+    let server = Server::start(move |_, _, _| ok(&served)).await;
+    let mut bench = Bench::new(1 << 20);
+    let (reason, _, permanent) = failure(bench.obtain(&image_of(server.url("/a"), sha256(&bytes))).await);
+    assert_eq!((reason, permanent), ("FormatNotAvailable", true));
+    assert_eq!(bench.files(), [""; 0]);
+}
+
+#[tokio::test]
+async fn redirects_end_somewhere() {
+    let server = Server::start(|_, path, _| match path {
+        "/file" => cut("302 Found", "Location: file:///etc/passwd\r\n", b"", 0),
+        "/end" => ok(b"here"),
+        "/once" => cut("302 Found", "Location: /end\r\n", b"", 0),
+        _ => cut("302 Found", "Location: /again\r\n", b"", 0),
+    })
+    .await;
+    let mut bench = Bench::new(1 << 20);
+    assert_eq!(ready(bench.obtain(&image_of(server.url("/once"), sha256(b"here"))).await).size, 4);
+    let (_, message, _) = failure(bench.obtain(&image_of(server.url("/again"), sha256(b""))).await);
+    assert!(message.contains("more than 5 redirects"), "{message}");
+    let (_, message, _) = failure(bench.obtain(&image_of(server.url("/file"), sha256(b""))).await);
+    assert!(message.contains("the server answers 302"), "{message}");
+}
+
+#[tokio::test]
+async fn everybody_who_waits_is_woken() {
+    let server = Server::start(|_, _, _| ok(b"image")).await;
+    let mut bench = Bench::new(1 << 20);
+    let image = image_of(server.url("/a"), sha256(b"image"));
+    let hosts = ["a", "b", "c"].map(|name| Key::new("racks", name));
+    for host in &hosts {
+        assert!(matches!(bench.cache.ensure(host, &image), ImageState::Fetching { .. }));
+    }
+    let mut woken = Vec::new();
+    for _ in &hosts {
+        woken.push(bench.woken.recv().await.unwrap());
+    }
+    woken.sort();
+    assert_eq!(woken, hosts);
+    assert_eq!(server.requests().len(), 1);
+}

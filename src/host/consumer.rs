@@ -1,0 +1,227 @@
+//! What uses a host, and what it wants on it.
+
+use std::collections::BTreeMap;
+
+use ferric_api::host::{CleaningMode, Image, RootDeviceHints, SecretName};
+use ferric_api::names::CAPI_PAUSED_ANNOTATION;
+use ferric_api::{BareMetalHost, BareMetalMachine};
+
+use crate::capi::{Cluster, Machine};
+use crate::key::Key;
+
+/// What uses a host.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Consumer {
+    /// Nothing does. `desired` is what the host's own spec asks for.
+    None {
+        /// From `spec.image`.
+        desired: Option<Desired>,
+    },
+    /// A machine whose claim and the host's agree.
+    Machine {
+        /// The machine.
+        machine: Key,
+        /// What it wants.
+        desired: Result<Desired, String>,
+    },
+    /// A machine that is being deleted, or that names another host or claim: the host is to be let go.
+    Releasing {
+        /// Who let it go, as a phrase for people.
+        by: String,
+    },
+    /// The consumer is not to be found (yet).
+    Missing {
+        /// Kind, namespace and name.
+        what: String,
+    },
+    /// Something that this provider does not know; it is left to whoever wrote it.
+    Foreign {
+        /// Kind, namespace and name.
+        what: String,
+    },
+    /// There is a consumer but the record holds no claim that matches: nothing is done until an operator decides.
+    NoUsableRecord {
+        /// Kind, namespace and name.
+        what: String,
+        /// The claim ID that the consumer holds, if it can be seen.
+        claim_id: Option<String>,
+        /// The provider ID that the consumer holds, if it can be seen.
+        provider_id: Option<String>,
+        /// The image that the consumer wants.
+        image: Option<Image>,
+    },
+    /// The consumer's cluster is paused.
+    Paused {
+        /// What paused it.
+        by: String,
+    },
+}
+
+/// What should run on a host.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Desired {
+    /// The image.
+    pub image: Image,
+    /// Which disk.
+    pub hints: Option<RootDeviceHints>,
+    /// User data: Secret and the keys under which it may stand.
+    pub user_data: Option<SecretSource>,
+    /// Network data.
+    pub network_data: Option<SecretSource>,
+    /// Additional metadata.
+    pub meta_data: Option<SecretSource>,
+    /// Metadata that the provider itself knows, e.g. `provider_id`.
+    pub facts: BTreeMap<String, String>,
+    /// Instance ID: new for every claim.
+    pub instance_id: String,
+}
+
+/// A Secret and the keys that are looked for, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretSource {
+    /// Namespace and name.
+    pub secret: Key,
+    /// Keys in order of preference.
+    pub keys: &'static [&'static str],
+}
+
+/// The cleaning mode of a host.
+pub fn cleaning_mode(host: &BareMetalHost) -> CleaningMode {
+    host.spec.automated_cleaning_mode.unwrap_or_default()
+}
+
+impl Consumer {
+    /// What is wanted on the host, if anything and if it can be told.
+    pub fn desired(&self) -> Option<&Desired> {
+        match self {
+            Self::None { desired } => desired.as_ref(),
+            Self::Machine { desired, .. } => desired.as_ref().ok(),
+            _ => None,
+        }
+    }
+}
+
+/// Reads off who uses a host, from the host and what the caches hold of its consumer.
+pub fn observe(
+    host: &BareMetalHost,
+    machine: Option<&BareMetalMachine>,
+    owner: Option<&Machine>,
+    cluster: Option<&Cluster>,
+) -> Consumer {
+    let Some(consumer) = &host.spec.consumer_ref else {
+        return Consumer::None { desired: own_desire(host) };
+    };
+    let name = consumer.name.clone().unwrap_or_default();
+    let namespace = consumer.namespace.clone().or_else(|| host.metadata.namespace.clone()).unwrap_or_default();
+    let kind = consumer.kind.clone().unwrap_or_default();
+    let what = format!("{kind} {namespace}/{name}");
+    let group = consumer.api_version.as_deref().unwrap_or_default().split('/').next().unwrap_or_default();
+    if kind != "BareMetalMachine" || group != ferric_api::GROUP {
+        return Consumer::Foreign { what };
+    }
+    if let Some(cluster) = cluster
+        && cluster.is_paused()
+    {
+        return Consumer::Paused { by: format!("pause of Cluster {}", Key::of(cluster)) };
+    }
+    let record_claim = host.spec.record.as_ref().and_then(|r| r.claim.as_ref());
+    let Some(machine) = machine else {
+        return Consumer::Missing { what };
+    };
+    let key = Key::of(machine);
+    if machine.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(CAPI_PAUSED_ANNOTATION)) {
+        return Consumer::Paused { by: format!("annotation {CAPI_PAUSED_ANNOTATION} of BareMetalMachine {key}") };
+    }
+    let names_us = machine.spec.host_ref.as_ref().is_some_and(|host_ref| {
+        Some(host_ref.name.as_str()) == host.metadata.name.as_deref()
+            && Some(host_ref.namespace.as_str()) == host.metadata.namespace.as_deref()
+    });
+    let Some(claim) = record_claim else {
+        return Consumer::NoUsableRecord {
+            what,
+            claim_id: machine.spec.claim_id.clone().filter(|_| names_us),
+            provider_id: machine.spec.provider_id.clone().filter(|_| names_us),
+            image: machine.spec.image.clone(),
+        };
+    };
+    if !names_us {
+        return Consumer::Releasing { by: format!("BareMetalMachine {key} names another host") };
+    }
+    if machine.spec.claim_id.as_deref() != Some(claim.id.as_str()) {
+        return Consumer::Releasing { by: format!("BareMetalMachine {key} holds another claim") };
+    }
+    if machine.metadata.deletion_timestamp.is_some() {
+        return Consumer::Releasing { by: format!("BareMetalMachine {key} is being deleted") };
+    }
+    Consumer::Machine { desired: machine_desire(host, machine, owner, &claim.id, claim.provider_id.as_deref()), machine: key }
+}
+
+fn machine_desire(
+    host: &BareMetalHost,
+    machine: &BareMetalMachine,
+    owner: Option<&Machine>,
+    claim_id: &str,
+    provider_id: Option<&str>,
+) -> Result<Desired, String> {
+    let key = Key::of(machine);
+    let image = machine
+        .spec
+        .image
+        .clone()
+        .ok_or_else(|| format!("BareMetalMachine {key} to get an image: set spec.image in its template"))?;
+    let data = owner
+        .and_then(|owner| owner.spec.bootstrap.data_secret_name.clone())
+        .ok_or_else(|| format!("the bootstrap data of the Machine that owns BareMetalMachine {key}"))?;
+    let secret = |name: &str| Key::new(key.namespace.clone(), name);
+    let mut facts = known_facts(host, claim_id);
+    if let Some(provider_id) = provider_id {
+        facts.insert("provider_id".to_owned(), provider_id.to_owned());
+    }
+    if let Some(owner) = owner {
+        facts.insert("cluster_name".to_owned(), owner.spec.cluster_name.clone());
+        facts.insert("machine_name".to_owned(), owner.metadata.name.clone().unwrap_or_default());
+    }
+    Ok(Desired {
+        image,
+        hints: machine.spec.root_device_hints.clone().or_else(|| host.spec.root_device_hints.clone()),
+        user_data: Some(SecretSource { secret: secret(&data), keys: &["value"] }),
+        network_data: source(machine.spec.network_data.as_ref(), &key.namespace, &["value", "networkData"]),
+        meta_data: source(machine.spec.meta_data.as_ref(), &key.namespace, &["value", "metaData"]),
+        facts,
+        instance_id: claim_id.to_owned(),
+    })
+}
+
+/// What the host's own spec asks for; nothing while it is being deleted.
+fn own_desire(host: &BareMetalHost) -> Option<Desired> {
+    let image = host.spec.image.clone()?;
+    if host.metadata.deletion_timestamp.is_some() || host.spec.externally_provisioned {
+        return None;
+    }
+    let namespace = host.metadata.namespace.clone().unwrap_or_default();
+    let uid = host.metadata.uid.clone().unwrap_or_default();
+    Some(Desired {
+        image,
+        hints: host.spec.root_device_hints.clone(),
+        user_data: source(host.spec.user_data.as_ref(), &namespace, &["value", "userData"]),
+        network_data: source(host.spec.network_data.as_ref(), &namespace, &["value", "networkData"]),
+        meta_data: source(host.spec.meta_data.as_ref(), &namespace, &["value", "metaData"]),
+        facts: known_facts(host, &uid),
+        instance_id: uid,
+    })
+}
+
+fn source(name: Option<&SecretName>, namespace: &str, keys: &'static [&'static str]) -> Option<SecretSource> {
+    let name = name.filter(|secret| !secret.name.is_empty())?;
+    Some(SecretSource { secret: Key::new(namespace, name.name.clone()), keys })
+}
+
+fn known_facts(host: &BareMetalHost, instance_id: &str) -> BTreeMap<String, String> {
+    let name = host.metadata.name.clone().unwrap_or_default();
+    BTreeMap::from([
+        ("instance_id".to_owned(), instance_id.to_owned()),
+        ("local_hostname".to_owned(), name.clone()),
+        ("host".to_owned(), name),
+        ("host_namespace".to_owned(), host.metadata.namespace.clone().unwrap_or_default()),
+    ])
+}

@@ -1,0 +1,157 @@
+//! One server, one host object: an index of what hosts say of the server they mean.
+//!
+//! Driven by observed hosts only; an entry whose host no longer says so is dropped when it is looked at.
+
+use std::collections::{BTreeSet, HashMap};
+
+use ferric_api::{BareMetalHost, BmcAddress};
+use jiff::Timestamp;
+
+use crate::key::Key;
+
+/// Age order of host objects: creation, then UID.
+type Age = (Option<Timestamp>, String, Key);
+
+/// Which host objects name which server.
+#[derive(Debug, Default)]
+pub struct Duplicates {
+    by_mark: HashMap<String, BTreeSet<Age>>,
+    marks_of: HashMap<Key, (Age, Vec<String>)>,
+}
+
+/// What a host object says of the server it means: the BMC system (normalised), the boot MAC, and the identity that
+/// its record holds.
+pub fn marks(host: &BareMetalHost) -> Vec<String> {
+    let spec = &host.spec;
+    let mut marks = Vec::new();
+    if let Some(bmc) = &spec.bmc
+        && let Ok(address) = bmc.address.parse::<BmcAddress>()
+    {
+        marks.push(format!("bmc {}", address.system_key()));
+    }
+    if let Some(mac) = spec.boot_mac_address.as_ref().filter(|mac| !mac.is_empty()) {
+        marks.push(format!("mac {}", mac.to_ascii_lowercase()));
+    }
+    if let Some(identity) = spec.record.as_ref().and_then(|r| r.identity.as_ref()) {
+        if let Some(uuid) = identity.system_uuid.as_ref().filter(|uuid| is_telling(uuid)) {
+            marks.push(format!("uuid {}", uuid.to_ascii_lowercase()));
+        }
+        if let Some(serial) = identity.serial_number.as_ref().filter(|serial| is_telling(serial)) {
+            marks.push(format!("serial {}", serial.to_ascii_lowercase()));
+        }
+    }
+    marks
+}
+
+/// Boards that were never programmed all say the same: such a value tells nothing.
+fn is_telling(value: &str) -> bool {
+    let plain: String = value.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    let unset = ["", "notspecified", "none", "unknown", "tobefilledbyoem", "defaultstring", "systemserialnumber", "na"];
+    !unset.contains(&plain.as_str())
+        && !plain.chars().all(|c| c == '0')
+        && !plain.chars().all(|c| c == 'f')
+        && plain != "03000200040005000006000700080009"
+}
+
+impl Duplicates {
+    /// Takes in what a host says now.
+    pub fn observe(&mut self, host: &BareMetalHost) {
+        let key = Key::of(host);
+        let marks = marks(host);
+        let age = (
+            host.metadata.creation_timestamp.as_ref().map(|t| t.0),
+            host.metadata.uid.clone().unwrap_or_default(),
+            key.clone(),
+        );
+        if self.marks_of.get(&key).is_some_and(|known| known.0 == age && known.1 == marks) {
+            return;
+        }
+        self.remove(&key);
+        for mark in &marks {
+            self.by_mark.entry(mark.clone()).or_default().insert(age.clone());
+        }
+        self.marks_of.insert(key, (age, marks));
+    }
+
+    /// Forgets a host that is gone.
+    pub fn remove(&mut self, key: &Key) {
+        let Some((age, marks)) = self.marks_of.remove(key) else { return };
+        for mark in marks {
+            if let Some(set) = self.by_mark.get_mut(&mark) {
+                set.remove(&age);
+                if set.is_empty() {
+                    self.by_mark.remove(&mark);
+                }
+            }
+        }
+    }
+
+    /// The oldest other host object that names the same server and is older than this one.
+    pub fn older(&self, key: &Key) -> Option<Key> {
+        let (age, marks) = self.marks_of.get(key)?;
+        marks
+            .iter()
+            .filter_map(|mark| self.by_mark.get(mark)?.first())
+            .filter(|first| *first < age)
+            .min()
+            .map(|(_, _, key)| key.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferric_api::host::{BareMetalHostSpec, BmcDetails};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    fn host(name: &str, created: i64, address: &str, mac: &str) -> BareMetalHost {
+        let mut host = BareMetalHost::new(
+            name,
+            BareMetalHostSpec {
+                bmc: Some(BmcDetails { address: address.to_owned(), ..BmcDetails::default() }),
+                boot_mac_address: Some(mac.to_owned()),
+                ..BareMetalHostSpec::default()
+            },
+        );
+        host.metadata.namespace = Some("default".to_owned());
+        host.metadata.uid = Some(format!("uid-{name}"));
+        host.metadata.creation_timestamp = Timestamp::from_second(created).ok().map(Time);
+        host
+    }
+
+    #[test]
+    fn the_younger_of_two_hosts_with_one_bmc_waits_however_the_address_is_written() {
+        let mut index = Duplicates::default();
+        index.observe(&host("b", 2, "redfish-virtualmedia://BMC1:443/redfish/v1/Systems/1/", "52:54:00:00:00:02"));
+        index.observe(&host("a", 1, "redfish://bmc1/redfish/v1/Systems/1", "52:54:00:00:00:01"));
+        assert_eq!(index.older(&Key::new("default", "a")), None);
+        assert_eq!(index.older(&Key::new("default", "b")), Some(Key::new("default", "a")));
+    }
+
+    #[test]
+    fn two_made_in_the_same_second_are_told_apart_by_uid() {
+        let mut index = Duplicates::default();
+        index.observe(&host("b", 1, "redfish://b", "52:54:00:00:00:01"));
+        index.observe(&host("a", 1, "redfish://a", "52:54:00:00:00:01"));
+        assert_eq!(index.older(&Key::new("default", "b")), Some(Key::new("default", "a")));
+    }
+
+    #[test]
+    fn an_edit_that_mends_the_address_frees_the_younger() {
+        let mut index = Duplicates::default();
+        index.observe(&host("a", 1, "redfish://a", "52:54:00:00:00:01"));
+        index.observe(&host("b", 2, "redfish://a", "52:54:00:00:00:02"));
+        index.observe(&host("b", 2, "redfish://b", "52:54:00:00:00:02"));
+        assert_eq!(index.older(&Key::new("default", "b")), None);
+        index.observe(&host("b", 2, "redfish://a", "52:54:00:00:00:02"));
+        index.remove(&Key::new("default", "a"));
+        assert_eq!(index.older(&Key::new("default", "b")), None);
+    }
+
+    #[test]
+    fn serial_numbers_that_nobody_set_tell_nothing() {
+        assert!(!is_telling("To be filled by O.E.M."));
+        assert!(!is_telling("00000000-0000-0000-0000-000000000000"));
+        assert!(is_telling("CZ1234"));
+    }
+}

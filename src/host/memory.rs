@@ -1,0 +1,231 @@
+//! What the manager remembers of a host between reconciles: readings of the BMC and the job that is running. All of it
+//! may be lost at any moment; the record and the BMC give it back.
+
+use std::sync::Arc;
+
+use ferric_api::HardwareDetails;
+use ferric_bmc::{PowerAction, PowerState, SystemFacts};
+use jiff::Timestamp;
+
+use super::observation::Limits;
+use super::backoff;
+
+/// A value and when it was read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seen<T> {
+    /// The value.
+    pub value: T,
+    /// When it was read.
+    pub at: Timestamp,
+}
+
+/// One operation on a BMC, run in the background: it is started, and its outcome observed later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Job {
+    /// Log in and read facts.
+    Probe,
+    /// Read the hardware.
+    Inspect,
+    /// Read the power.
+    ReadPower,
+    /// Set what the next boot starts from: the agent, by the boot of this number.
+    BootAgent(i64),
+    /// Set what the next boot starts from: the disk.
+    BootDisk,
+    /// Change the power and read it back.
+    Power(PowerAction),
+}
+
+impl Job {
+    /// What it does, for people.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Probe => "the BMC to answer with its facts".to_owned(),
+            Self::Inspect => "the BMC to list the hardware".to_owned(),
+            Self::ReadPower => "the BMC to say whether the server is on".to_owned(),
+            Self::BootAgent(n) => format!("the BMC to take the boot settings of agent boot {n}"),
+            Self::BootDisk => "the BMC to take the boot settings of the disk".to_owned(),
+            Self::Power(PowerAction::On) => "the server to be read as powered on".to_owned(),
+            Self::Power(PowerAction::ForceOff | PowerAction::GracefulShutdown) => {
+                "the server to be read as powered off".to_owned()
+            }
+            Self::Power(_) => "the server to restart".to_owned(),
+        }
+    }
+}
+
+/// How a job ended.
+#[derive(Debug, Clone)]
+pub enum JobOutcome {
+    /// Facts.
+    Facts(SystemFacts),
+    /// Hardware.
+    Hardware(Box<HardwareDetails>),
+    /// Power as read.
+    Power(PowerState),
+    /// Accepted.
+    Done,
+    /// Failed.
+    Failed {
+        /// One word.
+        reason: String,
+        /// One sentence.
+        message: String,
+        /// Earliest time of a next try that the driver asks for.
+        not_before: Option<Timestamp>,
+    },
+}
+
+/// A step that failed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failure {
+    /// One word for conditions.
+    pub reason: String,
+    /// One sentence.
+    pub message: String,
+    /// How often in a row.
+    pub count: u32,
+    /// When last.
+    pub at: Timestamp,
+    /// No next try before.
+    pub not_before: Option<Timestamp>,
+    /// Whether it was the BMC (rather than the agent or an image) that failed.
+    pub from_bmc: bool,
+}
+
+impl Failure {
+    /// When the step is tried next.
+    pub fn retry_at(&self, limits: &Limits, seed: &str) -> Timestamp {
+        let pause = backoff::pause(limits.backoff_first, limits.backoff_max, self.count, seed);
+        let at = self.at.saturating_add(jiff::SignedDuration::try_from(pause).unwrap_or_default()).unwrap_or(self.at);
+        match self.not_before {
+            Some(not_before) if not_before > at => not_before,
+            _ => at,
+        }
+    }
+}
+
+/// What the next boot starts from, as far as this process has set it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootSet {
+    /// The agent, boot number.
+    Agent(i64),
+    /// The disk.
+    Disk,
+}
+
+/// What is remembered of a host's BMC.
+#[derive(Debug, Clone)]
+pub struct BmcMemory {
+    /// When this process first saw the host.
+    pub since: Timestamp,
+    /// Facts of the last probe.
+    pub facts: Option<Seen<SystemFacts>>,
+    /// Power as last read.
+    pub power: Option<Seen<PowerState>>,
+    /// Hardware that was read and not yet saved.
+    pub hardware: Option<Arc<HardwareDetails>>,
+    /// What the next boot starts from.
+    pub boot: Option<BootSet>,
+    /// When this process commanded the power on, or saw the agent boot pending, last.
+    pub boot_since: Option<Timestamp>,
+    /// When the agent was last seen connected.
+    pub agent_seen: Option<Timestamp>,
+    /// When the consumer was first not found.
+    pub consumer_missing_since: Option<Timestamp>,
+    /// The job that is running.
+    pub running: Option<Seen<Job>>,
+    /// The failure that stands.
+    pub failure: Option<Failure>,
+    /// How many tries of the current agent task this process has used up.
+    pub attempt: u32,
+    /// What the BMC was connected with; a change drops the facts.
+    pub address: Option<String>,
+    /// Name and resourceVersion of the credentials in use.
+    pub credentials: Option<(String, String)>,
+}
+
+impl BmcMemory {
+    /// Nothing is known.
+    pub fn new(now: Timestamp) -> Self {
+        Self {
+            since: now,
+            facts: None,
+            power: None,
+            hardware: None,
+            boot: None,
+            boot_since: None,
+            agent_seen: None,
+            consumer_missing_since: None,
+            running: None,
+            failure: None,
+            attempt: 0,
+            address: None,
+            credentials: None,
+        }
+    }
+
+    /// Forgets everything that was read from a BMC at another address.
+    pub fn use_address(&mut self, address: &str) {
+        if self.address.as_deref() != Some(address) {
+            self.address = Some(address.to_owned());
+            self.facts = None;
+            self.power = None;
+            self.hardware = None;
+            self.boot = None;
+            self.failure = None;
+        }
+    }
+
+    /// Takes in how a job ended.
+    pub fn finish(&mut self, job: &Job, outcome: JobOutcome, now: Timestamp) {
+        self.running = None;
+        match outcome {
+            JobOutcome::Failed { reason, message, not_before } => {
+                if matches!(job, Job::Power(_)) {
+                    // What the power is now has to be read again before anything is concluded from it.
+                    self.power = None;
+                }
+                self.fail(reason, message, not_before, true, now);
+                return;
+            }
+            JobOutcome::Facts(facts) => {
+                self.power = Some(Seen { value: facts.power, at: now });
+                self.facts = Some(Seen { value: facts, at: now });
+            }
+            JobOutcome::Hardware(hardware) => self.hardware = Some(Arc::from(hardware)),
+            JobOutcome::Power(power) => {
+                self.power = Some(Seen { value: power, at: now });
+                if power == PowerState::On && matches!(job, Job::Power(_)) {
+                    self.boot_since = Some(now);
+                }
+            }
+            JobOutcome::Done => match job {
+                Job::BootAgent(number) => self.boot = Some(BootSet::Agent(*number)),
+                Job::BootDisk => self.boot = Some(BootSet::Disk),
+                _ => {}
+            },
+        }
+        if self.failure.as_ref().is_some_and(|f| f.from_bmc) {
+            self.failure = None;
+        }
+    }
+
+    /// Notes a failure; counts it when one stands already.
+    pub fn fail(
+        &mut self,
+        reason: String,
+        message: String,
+        not_before: Option<Timestamp>,
+        from_bmc: bool,
+        now: Timestamp,
+    ) {
+        let count = self.failure.as_ref().map_or(0, |f| f.count) + 1;
+        self.failure = Some(Failure { reason, message, count, at: now, not_before, from_bmc });
+    }
+
+    /// Power as last read.
+    pub fn power_state(&self) -> Option<PowerState> {
+        self.power.as_ref().map(|p| p.value)
+    }
+}

@@ -1,0 +1,22 @@
+//! A host's life.
+//!
+//! [`plan`] is pure: an [`Observation`] in, one [`Step`] out. [`record`] holds the pure transitions of the host's
+//! record, [`report`] turns a plan into a status, [`index`] finds hosts that name the same server. What must not be
+//! here: a clock, a client, a log line.
+
+pub mod backoff;
+pub mod consumer;
+pub mod duplicates;
+pub mod memory;
+pub mod observation;
+pub mod plan;
+pub mod record;
+pub mod report;
+pub mod step;
+
+pub use consumer::{Consumer, Desired};
+pub use memory::{BmcMemory, Failure, Job, JobOutcome, Seen};
+pub use observation::{Limits, Observation};
+pub use plan::plan;
+pub use record::RecordWrite;
+pub use step::{Action, AgentTask, Plan, Step, Wait};

@@ -1,0 +1,107 @@
+//! Getting our agent to run on a host, and what it says once it does.
+
+use ferric_api::ProvisioningState as State;
+use ferric_bmc::{PowerAction, PowerState};
+
+use super::{SHORT, act, after, fresh_power, record, until, wait};
+use crate::deploy::hub::{AgentView, TaskOutcome, TaskState};
+use crate::host::consumer::cleaning_mode;
+use crate::host::memory::BootSet;
+use crate::host::{Action, Job, Observation, Plan, RecordWrite, Wait};
+
+/// The connected agent if it is the one that the record allows to act; otherwise the plan that gets it there.
+pub(super) fn agent<'a>(o: &'a Observation<'_>, state: State) -> Result<&'a AgentView, Box<Plan>> {
+    let current = record(o).and_then(|r| r.agent.as_ref()).filter(|agent| !agent.ended);
+    let Some(current) = current else {
+        return Err(Box::new(begin(o, state)));
+    };
+    if let Some(view) = current_agent(o) {
+        return Ok(view);
+    }
+    let number = current.boot_number;
+    if current.key_fingerprint.is_some() {
+        let since = o.bmc.agent_seen.unwrap_or(o.bmc.since);
+        let deadline = after(since, o.limits.agent_away);
+        if o.now >= deadline {
+            let message = format!("the agent of boot {number} did not come back; the server is booted anew");
+            return Err(Box::new(act(state, Action::BootFailed { message })));
+        }
+        let waiting = Wait::new(
+            "AgentAway",
+            format!("the agent of boot {number} to connect again"),
+            until(o.now, deadline).min(SHORT),
+        );
+        return Err(Box::new(wait(state, waiting.until(deadline))));
+    }
+    Err(Box::new(match fresh_power(o) {
+        None => read_power(state),
+        Some(PowerState::Off) if o.bmc.boot != Some(BootSet::Agent(number)) => {
+            act(state, Action::Job { job: Job::BootAgent(number), guarded: false })
+        }
+        Some(PowerState::Off) => {
+            act(state, Action::Job { job: Job::Power(PowerAction::On), guarded: false })
+        }
+        // It was off when this boot began, so it is on because of it.
+        Some(_) => {
+            let since = o.bmc.boot_since.unwrap_or(o.bmc.since);
+            let deadline = after(since, o.limits.agent_boot);
+            if o.now >= deadline {
+                let message = format!(
+                    "no agent registered within {} s of boot {number}: is the boot URL reachable from the server?",
+                    o.limits.agent_boot.as_secs()
+                );
+                act(state, Action::BootFailed { message })
+            } else {
+                let message = format!("the agent to register (boot {number})");
+                wait(
+                    state,
+                    Wait::new("AgentBoot", message, until(o.now, deadline).min(o.limits.power_fresh))
+                        .until(deadline),
+                )
+            }
+        }
+    }))
+}
+
+/// The connected agent, if it holds the key of the current boot and that boot is not over.
+fn current_agent<'a>(o: &'a Observation<'_>) -> Option<&'a AgentView> {
+    let agent = record(o)?.agent.as_ref().filter(|agent| !agent.ended)?;
+    o.agent.filter(|view| {
+        view.boot_number == agent.boot_number
+            && agent.key_fingerprint.as_deref() == Some(view.fingerprint.as_str())
+    })
+}
+
+/// A new agent boot starts from power off: what ran before is certainly dead then.
+fn begin(o: &Observation<'_>, state: State) -> Plan {
+    match fresh_power(o) {
+        None => read_power(state),
+        Some(PowerState::Off) => {
+            let number = record(o).and_then(|r| r.agent.as_ref()).map_or(0, |a| a.boot_number) + 1;
+            act(state, Action::Write { write: RecordWrite::BeginBoot { number }, guarded: true })
+        }
+        Some(_) => act(state, Action::Job { job: Job::Power(PowerAction::ForceOff), guarded: true }),
+    }
+}
+
+pub(super) fn read_power(state: State) -> Plan {
+    act(state, Action::Job { job: Job::ReadPower, guarded: false })
+}
+
+/// What a task that was running when the host was paused came to.
+pub(super) fn finished_while_paused(o: &Observation<'_>) -> Option<RecordWrite> {
+    let view = current_agent(o)?;
+    let record = record(o)?;
+    view.tasks.values().find_map(|task| match task {
+        TaskState::Succeeded(TaskOutcome::Deploy(result)) => record
+            .image
+            .as_ref()
+            .is_some_and(|image| image.write_finished_at.is_none())
+            .then(|| RecordWrite::FinishWrite { root_device: result.root_device.clone() }),
+        TaskState::Succeeded(TaskOutcome::Clean(_)) => record
+            .cleaned
+            .is_none()
+            .then(|| RecordWrite::Cleaned { mode: cleaning_mode(o.host), keep_agent: false }),
+        _ => None,
+    })
+}

@@ -1,0 +1,278 @@
+//! The good path: enrol, inspect, clean, provision, keep the power as asked.
+
+use std::time::Duration;
+
+use ferric_api::ProvisioningState as State;
+use ferric_api::host::{CleaningMode, HostIdentity, ImageRecord, InspectionMode};
+use ferric_api::names;
+use ferric_bmc::{PowerAction, PowerState};
+use ferric_protocol::v1::TaskErrorCode;
+
+use super::boot::{agent, read_power};
+use super::{LONG, SHORT, act, after, annotation, fresh_power, record, seed, state_of, until, wait};
+use crate::deploy::hub::{TaskOutcome, TaskState};
+use crate::deploy::images::ImageState;
+use crate::host::backoff::spread;
+use crate::host::consumer::cleaning_mode;
+use crate::host::memory::BootSet;
+use crate::host::{Action, AgentTask, Consumer, Job, Observation, Plan, RecordWrite, Step, Wait};
+
+/// The BMC answered for the first time.
+pub(super) fn enrol(identity: HostIdentity) -> Plan {
+    act(State::Registering, Action::Write { write: RecordWrite::Enrol { identity }, guarded: false })
+}
+
+/// Whether the hardware has to be looked at.
+pub(super) fn wants_inspection(o: &Observation<'_>) -> bool {
+    let Some(record) = record(o) else { return false };
+    if o.host.spec.inspection_mode == Some(InspectionMode::Disabled) || record.image.is_some() {
+        return false;
+    }
+    record.inspected_at.is_none()
+        || (o.host.spec.consumer_ref.is_none()
+            && (annotation(o, names::INSPECT_ANNOTATION).is_some()
+                || annotation(o, names::METAL3_INSPECT_ANNOTATION).is_some()))
+}
+
+pub(super) fn inspect(o: &Observation<'_>) -> Plan {
+    let action = match o.bmc.hardware {
+        None => Action::Job { job: Job::Inspect, guarded: false },
+        Some(_) => Action::SaveHardware,
+    };
+    act(State::Inspecting, action)
+}
+
+/// Whether the image on the disk, or on its way there, is the one that the host is to keep.
+pub(super) fn keeps_image(o: &Observation<'_>, on_disk: &ImageRecord) -> bool {
+    match &o.consumer {
+        Consumer::None { desired: None } | Consumer::Releasing { .. } => false,
+        Consumer::None { desired: Some(desired) } => {
+            let checksum = desired.image.checksum.as_deref().unwrap_or_default();
+            on_disk.url == desired.image.url
+                && (!is_hex(checksum) || on_disk.digest.to_ascii_lowercase().ends_with(&checksum.to_ascii_lowercase()))
+        }
+        // A machine's spec may change after it was provisioned; its image stays. While it is being written it may not.
+        Consumer::Machine { desired: Ok(desired), .. } if on_disk.write_finished_at.is_none() => {
+            on_disk.url == desired.image.url
+        }
+        _ => true,
+    }
+}
+
+fn is_hex(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// Wipes the disks, or, where cleaning is disabled, stops the server and forgets the image.
+pub(super) fn clean(o: &Observation<'_>, state: State) -> Plan {
+    let mode = cleaning_mode(o.host);
+    if mode == CleaningMode::Disabled {
+        return match fresh_power(o) {
+            None => read_power(state),
+            Some(PowerState::Off) => act(state, Action::Write { write: RecordWrite::Forget, guarded: false }),
+            Some(_) => act(state, Action::Job { job: Job::Power(PowerAction::ForceOff), guarded: true }),
+        };
+    }
+    let view = match agent(o, state) {
+        Ok(view) => view,
+        Err(plan) => return *plan,
+    };
+    let id = format!("clean-{}-{}", view.boot_number, o.bmc.attempt);
+    match view.tasks.get(&id) {
+        None => act(state, Action::Task(AgentTask::Clean { id, mode })),
+        Some(TaskState::Succeeded(_)) => {
+            let write = RecordWrite::Cleaned { mode, keep_agent: o.consumer.desired().is_some() };
+            act(state, Action::Write { write, guarded: false })
+        }
+        Some(other) => task(state, "cleaning", other),
+    }
+}
+
+/// What a task that is not done yet, or has failed, makes of the plan.
+fn task(state: State, what: &str, task: &TaskState) -> Plan {
+    match task {
+        TaskState::Sent => wait(state, Wait::new("AgentTask", format!("the agent to begin {what}"), LONG)),
+        TaskState::Running { phase, bytes_done, bytes_total, message } => {
+            let percent = bytes_done.saturating_mul(100).checked_div(*bytes_total);
+            let mut waiting = Wait::new(
+                "AgentTask",
+                match percent {
+                    Some(_) => format!("the agent to finish {what} ({})", phase_text(*phase)),
+                    None => format!("the agent to finish {what}{}", bracket(message)),
+                },
+                LONG,
+            );
+            waiting.progress = percent.and_then(|p| i32::try_from(p.min(100)).ok());
+            wait(state, waiting)
+        }
+        TaskState::Failed { code, message } => act(
+            state,
+            Action::TaskFailed { reason: failure_reason(*code).to_owned(), message: format!("{what} failed: {message}") },
+        ),
+        TaskState::Succeeded(_) => {
+            let message = format!("{what} ended with an answer that does not fit the task");
+            act(state, Action::TaskFailed { reason: "UnexpectedResult".to_owned(), message })
+        }
+    }
+}
+
+fn phase_text(phase: ferric_protocol::v1::Phase) -> String {
+    phase.as_str_name().trim_start_matches("PHASE_").to_ascii_lowercase()
+}
+
+fn bracket(message: &str) -> String {
+    if message.is_empty() { String::new() } else { format!(" ({message})") }
+}
+
+/// The reason in a condition for what an agent says went wrong.
+fn failure_reason(code: TaskErrorCode) -> &'static str {
+    match code {
+        TaskErrorCode::NoDisk => "NoRootDisk",
+        TaskErrorCode::ImageUnavailable => "ImageUnreachable",
+        TaskErrorCode::ImageCorrupt => "ImageCorrupt",
+        TaskErrorCode::ImageTooLarge => "ImageTooLarge",
+        TaskErrorCode::ChecksumMismatch => "ChecksumMismatch",
+        TaskErrorCode::DiskFailed => "DiskFailed",
+        TaskErrorCode::VerifyFailed => "ReadBackMismatch",
+        TaskErrorCode::ConfigDriveFailed => "ConfigDriveFailed",
+        TaskErrorCode::Cancelled => "TaskCancelled",
+        TaskErrorCode::Unspecified
+        | TaskErrorCode::InvalidTask
+        | TaskErrorCode::Unsupported
+        | TaskErrorCode::Internal => "AgentFailed",
+    }
+}
+
+/// Gets the image onto the disk and the server started from it.
+pub(super) fn provision(o: &Observation<'_>) -> Plan {
+    let state = State::Provisioning;
+    let desired = match &o.consumer {
+        Consumer::Machine { desired: Err(why), .. } => {
+            return wait(state, Wait::new("IncompleteRequest", why.clone(), LONG));
+        }
+        consumer => match consumer.desired() {
+            Some(desired) => desired,
+            None => return wait(state, Wait::new("NoImage", "an image to be asked for", LONG)),
+        },
+    };
+    let on_disk = record(o).and_then(|r| r.image.as_ref());
+    if on_disk.is_some_and(|image| image.write_finished_at.is_some()) {
+        return start_disk(o, None);
+    }
+    let ready = match &o.image {
+        Some(ImageState::Ready(ready)) => ready,
+        Some(ImageState::Failed { reason, message, retry_at, .. }) => {
+            let mut plan = wait(
+                state,
+                Wait::new("Image", format!("the image to be repaired: {message}"), until(o.now, *retry_at)),
+            );
+            plan.error = Some(crate::host::step::PlanError {
+                kind: ferric_api::host::ErrorType::Provisioning,
+                reason: (*reason).to_owned(),
+                message: message.clone(),
+                count: 1,
+                retry_at: Some(*retry_at),
+            });
+            return plan;
+        }
+        Some(ImageState::Fetching { bytes_done, bytes_total }) => {
+            let mut waiting =
+                Wait::new("ImageFetch", format!("the image {} to be fetched", desired.image.url), SHORT);
+            waiting.progress = bytes_total
+                .and_then(|total| bytes_done.saturating_mul(100).checked_div(total))
+                .and_then(|p| i32::try_from(p.min(100)).ok());
+            return wait(state, waiting);
+        }
+        None => return wait(state, Wait::new("ImageFetch", "the image to be looked at", SHORT)),
+    };
+    let view = match agent(o, state) {
+        Ok(view) => view,
+        Err(plan) => return *plan,
+    };
+    if on_disk.is_none_or(|image| image.digest != ready.digest) {
+        let write = RecordWrite::BeginWrite { image: desired.image.clone(), digest: ready.digest.clone() };
+        return act(state, Action::Write { write, guarded: true });
+    }
+    let id = format!("deploy-{}-{}", view.boot_number, o.bmc.attempt);
+    match view.tasks.get(&id) {
+        None => act(state, Action::Task(AgentTask::Deploy { id })),
+        Some(TaskState::Succeeded(TaskOutcome::Deploy(result))) => start_disk(o, Some(result.root_device.clone())),
+        Some(other) => task(state, "writing the image", other),
+    }
+}
+
+/// The write is verified: the disk is made the boot source again *before* the record says that the host was started.
+fn start_disk(o: &Observation<'_>, root_device: Option<String>) -> Plan {
+    let state = State::Provisioning;
+    if o.bmc.boot != Some(BootSet::Disk) {
+        return act(state, Action::Job { job: Job::BootDisk, guarded: false });
+    }
+    let agent_runs = o.agent.is_some();
+    if root_device.is_none() && !agent_runs {
+        // The agent is gone (moved, or lost since): nothing but a restart of the server starts the disk.
+        match fresh_power(o) {
+            None => return read_power(state),
+            Some(PowerState::Off) => {}
+            Some(_) => return act(state, Action::Job { job: Job::Power(PowerAction::ForceOff), guarded: true }),
+        }
+    }
+    act(state, Action::Write { write: RecordWrite::StartDisk { root_device }, guarded: false })
+}
+
+/// The image is on the disk and the host was told to start from it.
+pub(super) fn provisioned(o: &Observation<'_>) -> Plan {
+    let number = record(o).and_then(|r| r.agent.as_ref()).map_or(0, |a| a.boot_number);
+    if let Some(view) = o.agent.filter(|view| view.boot_number == number) {
+        // It is still our agent that runs: it has not been told to restart, or is about to.
+        let id = format!("reboot-{number}");
+        return match view.tasks.get(&id) {
+            None => act(State::Provisioned, Action::Task(AgentTask::Reboot { id })),
+            Some(_) => rest_plan(State::Provisioned, SHORT),
+        };
+    }
+    keep_power(o, State::Provisioned)
+}
+
+/// Keeps the power of a host in use as asked: on while it has a consumer, else as `spec.online` says.
+pub(super) fn keep_power(o: &Observation<'_>, state: State) -> Plan {
+    let online = o.host.spec.online || matches!(o.consumer, Consumer::Machine { .. });
+    poll_power(o, state, |power| match (online, power) {
+        (true, PowerState::Off) => Some(PowerAction::On),
+        (false, PowerState::On) => Some(PowerAction::GracefulShutdown),
+        _ => None,
+    })
+}
+
+/// A free host is kept off once our agent ran on it; one that we never booted is left as it is.
+pub(super) fn available(o: &Observation<'_>) -> Plan {
+    let ours = record(o).is_some_and(|r| r.agent.is_some());
+    poll_power(o, State::Available, |power| {
+        (ours && power == PowerState::On).then_some(PowerAction::ForceOff)
+    })
+}
+
+/// Reads the power now and then, and changes it where `wish` says so.
+fn poll_power(o: &Observation<'_>, state: State, wish: impl Fn(PowerState) -> Option<PowerAction>) -> Plan {
+    let due = o.bmc.power.as_ref().map(|p| {
+        // The first pause is spread over the period, so that a fleet that started together does not poll together.
+        let first = p.at == o.bmc.facts.as_ref().map_or(p.at, |f| f.at);
+        let period = o.limits.power_poll;
+        after(p.at, if first { period / 2 + spread(period / 2, &seed(o)) } else { period })
+    });
+    match due {
+        Some(due) if o.now < due => {}
+        _ => return read_power(state),
+    }
+    if let Some(action) = o.bmc.power_state().and_then(&wish) {
+        return match fresh_power(o) {
+            Some(_) => act(state, Action::Job { job: Job::Power(action), guarded: true }),
+            None => read_power(state),
+        };
+    }
+    let rest = due.map_or(o.limits.power_poll, |due| until(o.now, due)).max(Duration::from_secs(1));
+    Plan { state: if state == State::Available { state_of(o) } else { state }, ..rest_plan(state, rest) }
+}
+
+fn rest_plan(state: State, rest: Duration) -> Plan {
+    Plan { state, step: Step::Rest(rest), error: None, paused: None, registered: None }
+}

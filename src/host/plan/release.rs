@@ -1,0 +1,146 @@
+//! Letting go: a consumer that ends, a host object that is deleted, and what only an operator may decide.
+
+use ferric_api::ProvisioningState as State;
+use ferric_api::host::HostIdentity;
+use ferric_api::names;
+use ferric_bmc::{PowerAction, PowerState};
+
+use super::boot::read_power;
+use super::{LONG, act, annotation, fresh_power, record, state_of, wait};
+use crate::host::{Action, Consumer, Job, Observation, Plan, RecordWrite, Wait};
+
+/// The consumer lets the host go. The claim ends when the old workload is certainly dead.
+pub(super) fn release(o: &Observation<'_>, _by: &str) -> Plan {
+    let state = State::Deprovisioning;
+    let record = record(o);
+    let nothing_started = record.is_none_or(|r| r.image.is_none() && r.agent.as_ref().is_none_or(|a| a.ended));
+    if nothing_started {
+        return act(state, Action::Write { write: RecordWrite::Free, guarded: false });
+    }
+    match fresh_power(o) {
+        None => read_power(state),
+        Some(PowerState::Off) => act(state, Action::Write { write: RecordWrite::Release, guarded: true }),
+        Some(_) => act(state, Action::Job { job: Job::Power(PowerAction::ForceOff), guarded: true }),
+    }
+}
+
+/// Annotation `abandon: <claim ID>`: the operator says that the old workload is dead although the BMC cannot show it.
+pub(super) fn abandon(o: &Observation<'_>) -> Option<Plan> {
+    let wanted = annotation(o, names::ABANDON_ANNOTATION)?;
+    let claim = record(o)?.claim.as_ref()?;
+    (claim.id == wanted && matches!(o.consumer, Consumer::Releasing { .. })).then(|| {
+        let reason = format!("claim {wanted} was abandoned by annotation: look at the server before it is used again");
+        act(state_of(o), Action::Write { write: RecordWrite::Abandon { reason }, guarded: true })
+    })
+}
+
+/// A host with a consumer but no usable record is never written, wiped or powered until an operator decides.
+pub(super) fn undecided(o: &Observation<'_>, identity: HostIdentity) -> Plan {
+    let Consumer::NoUsableRecord { what, claim_id, provider_id, image } = &o.consumer else {
+        return wait(state_of(o), Wait::new("NoUsableRecord", "an operator's decision", LONG));
+    };
+    match (annotation(o, names::DECIDE_ANNOTATION), claim_id) {
+        (Some("adopt"), Some(claim_id)) => act(
+            state_of(o),
+            Action::Write {
+                write: RecordWrite::Adopt {
+                    claim_id: claim_id.clone(),
+                    provider_id: provider_id.clone(),
+                    image: image.clone(),
+                    identity,
+                },
+                guarded: true,
+            },
+        ),
+        (Some("release"), _) => {
+            if record(o).is_none_or(|r| r.identity.is_none()) {
+                return act(state_of(o), Action::Write { write: RecordWrite::Enrol { identity }, guarded: true });
+            }
+            match fresh_power(o) {
+                None => read_power(state_of(o)),
+                Some(PowerState::Off) => {
+                    act(state_of(o), Action::Write { write: RecordWrite::Release, guarded: true })
+                }
+                Some(_) => act(state_of(o), Action::Job { job: Job::Power(PowerAction::ForceOff), guarded: true }),
+            }
+        }
+        _ => {
+            let message = format!(
+                "an operator's decision: the host names consumer {what} but its record holds no matching claim, so \
+                 nothing is done to it. Annotate it with {}=adopt to keep what runs on it, or ={} to stop, wipe and \
+                 free it",
+                names::DECIDE_ANNOTATION,
+                "release"
+            );
+            let mut plan = wait(state_of(o), Wait::new("NoUsableRecord", message.clone(), LONG));
+            plan.registered = Some((true, "NoUsableRecord", message));
+            plan
+        }
+    }
+}
+
+/// The host object is being deleted. `None`: go on with the ordinary plan, which releases and cleans.
+pub(super) fn deletion(o: &Observation<'_>) -> Option<Plan> {
+    let remove = || Some(act(State::Deleting, Action::Write { write: RecordWrite::RemoveFinalizer, guarded: false }));
+    let has_finalizer =
+        o.host.metadata.finalizers.as_ref().is_some_and(|f| f.iter().any(|f| f == names::HOST_FINALIZER));
+    if !has_finalizer {
+        return Some(wait(State::Deleting, Wait::new("Finalizers", "other finalizers to be removed", LONG)));
+    }
+    for name in [
+        names::DELETE_FOR_MOVE_ANNOTATION,
+        names::DETACHED_ANNOTATION,
+        names::METAL3_DETACHED_ANNOTATION,
+    ] {
+        if annotation(o, name).is_some() {
+            return remove();
+        }
+    }
+    let unmanaged = o.host.spec.bmc.as_ref().is_none_or(|bmc| bmc.address.is_empty());
+    let record = record(o);
+    if unmanaged
+        || o.duplicate_of.is_some()
+        || o.host.spec.externally_provisioned
+        || record.is_none_or(|r| r.identity.is_none())
+    {
+        return remove();
+    }
+    match &o.consumer {
+        Consumer::None { .. } | Consumer::Releasing { .. } => {}
+        Consumer::Machine { machine, .. } => return Some(in_use(o, &format!("BareMetalMachine {machine}"))),
+        Consumer::Missing { what } | Consumer::Foreign { what } | Consumer::NoUsableRecord { what, .. } => {
+            return Some(in_use(o, what));
+        }
+        Consumer::Paused { by } => return Some(in_use(o, by)),
+    }
+    if matches!(o.consumer, Consumer::Releasing { .. }) {
+        return None;
+    }
+    let record = record?;
+    if record.image.is_some() {
+        return None;
+    }
+    if record.agent.is_none() {
+        return remove();
+    }
+    if o.bmc.running.is_some() || o.bmc.failure.is_some() || o.bmc.facts.is_none() {
+        return None;
+    }
+    match fresh_power(o) {
+        None => Some(read_power(State::PoweringOffBeforeDelete)),
+        Some(PowerState::Off) => remove(),
+        Some(_) => Some(act(
+            State::PoweringOffBeforeDelete,
+            Action::Job { job: Job::Power(PowerAction::ForceOff), guarded: true },
+        )),
+    }
+}
+
+fn in_use(o: &Observation<'_>, what: &str) -> Plan {
+    let message = format!(
+        "{what} to let the host go: delete the Machine, or, to drop this object without touching the server, annotate \
+         it with {}",
+        names::DETACHED_ANNOTATION
+    );
+    wait(state_of(o), Wait::new("InUse", message, LONG))
+}

@@ -1,0 +1,505 @@
+//! The planner against a model of a server: every plan is carried out on the model, and the life of a host is walked
+//! through, also with the process dying between any two steps.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ferric_api::host::{BareMetalHostSpec, BmcDetails, ConsumerRef, Image, ClaimRecord};
+use ferric_api::{BareMetalHost, HardwareDetails};
+use ferric_bmc::{BootMethod, PowerAction, SystemFacts};
+use ferric_protocol::v1::{CleanResult, Compression, DeployResult};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use proptest::prelude::*;
+
+use super::*;
+use crate::deploy::hub::{AgentView, TaskOutcome, TaskState};
+use crate::deploy::images::{ImageState, ReadyImage};
+use crate::host::consumer::Desired;
+use crate::host::memory::{BmcMemory, JobOutcome};
+use crate::host::observation::Limits;
+use crate::host::{Action, AgentTask, Consumer, Job, Observation, RecordWrite, Step};
+use crate::key::Key;
+
+/// What really runs on the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Running {
+    Nothing,
+    Agent(i64),
+    Disk,
+}
+
+/// A server, its host object and the manager's memory.
+struct World {
+    host: BareMetalHost,
+    consumer: Consumer,
+    memory: BmcMemory,
+    now: Timestamp,
+    running: Running,
+    next_boot: Option<i64>,
+    tasks: BTreeMap<String, TaskState>,
+    disk: Option<String>,
+    writes: u32,
+    cleanings: u32,
+    power_changes_while_provisioned: u32,
+    steps: Vec<String>,
+}
+
+const IMAGE: &str = "http://images/a.raw";
+const HEX: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+fn image() -> Image {
+    Image { url: IMAGE.to_owned(), checksum: Some(HEX.to_owned()), ..Image::default() }
+}
+
+fn desired() -> Desired {
+    Desired { image: image(), instance_id: "claim-1".to_owned(), ..Desired::default() }
+}
+
+impl World {
+    fn new() -> Self {
+        let mut host = BareMetalHost::new(
+            "h",
+            BareMetalHostSpec {
+                bmc: Some(BmcDetails { address: "redfish://bmc".to_owned(), ..BmcDetails::default() }),
+                boot_mac_address: Some("52:54:00:00:00:01".to_owned()),
+                online: true,
+                ..BareMetalHostSpec::default()
+            },
+        );
+        host.metadata.namespace = Some("default".to_owned());
+        host.metadata.uid = Some("uid-h".to_owned());
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        Self {
+            host,
+            consumer: Consumer::None { desired: None },
+            memory: BmcMemory::new(now),
+            now,
+            running: Running::Nothing,
+            next_boot: None,
+            tasks: BTreeMap::new(),
+            disk: None,
+            writes: 0,
+            cleanings: 0,
+            power_changes_while_provisioned: 0,
+            steps: Vec::new(),
+        }
+    }
+
+    fn facts(&self) -> SystemFacts {
+        SystemFacts {
+            system_uuid: Some("u-1".to_owned()),
+            serial_number: Some("s-1".to_owned()),
+            manufacturer: None,
+            product: None,
+            bmc_firmware: None,
+            power: self.power(),
+            boot_methods: vec![BootMethod::UefiHttp],
+            macs: Vec::new(),
+            health: None,
+        }
+    }
+
+    fn power(&self) -> PowerState {
+        if self.running == Running::Nothing { PowerState::Off } else { PowerState::On }
+    }
+
+    fn agent(&self) -> Option<AgentView> {
+        let Running::Agent(number) = self.running else { return None };
+        let registered = self.host.spec.record.as_ref()?.agent.as_ref()?;
+        registered.key_fingerprint.as_ref()?;
+        Some(AgentView {
+            fingerprint: format!("key-{number}"),
+            boot_number: number,
+            connected_since: self.now,
+            inventory: None,
+            tasks: self.tasks.clone(),
+        })
+    }
+
+    fn plan(&self) -> Plan {
+        let agent = self.agent();
+        plan(&Observation {
+            host: &self.host,
+            consumer: self.consumer.clone(),
+            duplicate_of: None,
+            bmc: &self.memory,
+            agent: agent.as_ref(),
+            image: self.consumer.desired().map(|_| {
+                ImageState::Ready(ReadyImage {
+                    digest: format!("sha256:{HEX}"),
+                    path: "/images/a".to_owned(),
+                    size: 1,
+                    compression: Compression::None,
+                })
+            }),
+            now: self.now,
+            limits: Limits::default(),
+        })
+    }
+
+    /// The manager dies and starts anew: all memory is gone.
+    fn restart(&mut self) {
+        self.memory = BmcMemory::new(self.now);
+    }
+
+    fn provisioned(&self) -> bool {
+        self.host
+            .spec
+            .record
+            .as_ref()
+            .and_then(|r| r.image.as_ref())
+            .is_some_and(|i| i.booted_at.is_some())
+            && matches!(self.consumer, Consumer::Machine { .. })
+    }
+
+    fn act(&mut self, action: &Action) {
+        match action {
+            Action::Job { job, .. } => {
+                let outcome = self.job(job);
+                self.memory.finish(job, outcome, self.now);
+            }
+            Action::SaveHardware => {
+                self.memory.hardware = None;
+                self.write(&RecordWrite::Inspected);
+            }
+            Action::Write { write, .. } => {
+                if *write == RecordWrite::ClearRetry {
+                    self.memory.failure = None;
+                }
+                self.write(write);
+            }
+            Action::Task(task) => self.task(task),
+            Action::TaskFailed { reason, message } => {
+                self.memory.fail(reason.clone(), message.clone(), None, false, self.now);
+                self.memory.attempt += 1;
+            }
+            Action::BootFailed { message } => {
+                self.write(&RecordWrite::EndBoot);
+                self.memory.fail("AgentBootFailed".to_owned(), message.clone(), None, false, self.now);
+                self.memory.boot_since = None;
+            }
+        }
+    }
+
+    fn write(&mut self, write: &RecordWrite) {
+        self.host = write.apply(&self.host, self.now);
+    }
+
+    fn job(&mut self, job: &Job) -> JobOutcome {
+        match job {
+            Job::Probe => JobOutcome::Facts(self.facts()),
+            Job::Inspect => JobOutcome::Hardware(Box::new(HardwareDetails::default())),
+            Job::ReadPower => JobOutcome::Power(self.power()),
+            Job::BootAgent(number) => {
+                self.next_boot = Some(*number);
+                JobOutcome::Done
+            }
+            Job::BootDisk => {
+                self.next_boot = None;
+                JobOutcome::Done
+            }
+            Job::Power(action) => {
+                if self.provisioned() && *action != PowerAction::On {
+                    self.power_changes_while_provisioned += 1;
+                }
+                match action {
+                    PowerAction::On => {
+                        if self.running == Running::Nothing {
+                            self.boot();
+                        }
+                    }
+                    PowerAction::ForceOff | PowerAction::GracefulShutdown => {
+                        self.running = Running::Nothing;
+                        self.tasks.clear();
+                    }
+                    PowerAction::ForceRestart | PowerAction::PowerCycle => self.boot(),
+                }
+                JobOutcome::Power(self.power())
+            }
+        }
+    }
+
+    /// The server starts; the override is for one boot only. An agent registers at once.
+    fn boot(&mut self) {
+        self.tasks.clear();
+        match self.next_boot.take() {
+            None => self.running = Running::Disk,
+            Some(number) => {
+                self.running = Running::Agent(number);
+                let fingerprint = format!("key-{number}");
+                self.write(&RecordWrite::AgentRegistered { fingerprint });
+            }
+        }
+    }
+
+    fn task(&mut self, task: &AgentTask) {
+        assert!(matches!(self.running, Running::Agent(_)), "a task needs an agent: {task:?}");
+        if self.tasks.contains_key(task.id()) {
+            return;
+        }
+        let outcome = match task {
+            AgentTask::Clean { .. } => {
+                self.disk = None;
+                self.cleanings += 1;
+                TaskOutcome::Clean(Arc::new(CleanResult::default()))
+            }
+            AgentTask::Deploy { .. } => {
+                self.disk = Some(IMAGE.to_owned());
+                self.writes += 1;
+                TaskOutcome::Deploy(DeployResult { root_device: "/dev/sda".to_owned(), ..DeployResult::default() })
+            }
+            AgentTask::Reboot { .. } => {
+                self.boot();
+                return;
+            }
+        };
+        self.tasks.insert(task.id().to_owned(), TaskState::Succeeded(outcome));
+    }
+
+    /// Runs until the plan has nothing to do; `die` says after which steps the manager dies. Waits move the clock on.
+    fn settle(&mut self, mut die: impl FnMut(usize) -> bool) -> Plan {
+        for step in 0..400 {
+            let plan = self.plan();
+            match &plan.step {
+                Step::Act(action) => {
+                    self.steps.push(format!("{action:?}"));
+                    self.act(action);
+                    if die(step) {
+                        self.restart();
+                    }
+                }
+                Step::Rest(_) => return plan,
+                Step::Wait(wait) if matches!(wait.reason, "AgentBoot" | "AgentAway" | "Retry" | "ConsumerMissing") => {
+                    self.now = after(self.now, wait.wake);
+                }
+                Step::Wait(_) => return plan,
+            }
+            self.now = after(self.now, Duration::from_millis(100));
+        }
+        panic!("the host does not settle: {:#?}", self.steps);
+    }
+
+    /// A claim as the machine controller makes it.
+    fn claim(&mut self) {
+        self.host.spec.consumer_ref = Some(ConsumerRef { name: Some("m".to_owned()), ..ConsumerRef::default() });
+        let record = self.host.spec.record.as_mut().unwrap();
+        record.claim = Some(ClaimRecord { id: "claim-1".to_owned(), provider_id: None });
+        self.consumer =
+            Consumer::Machine { machine: Key::new("default", "m"), desired: Ok(desired()) };
+    }
+
+    /// The consumer lets go; the observation follows the host, as it does in the controller.
+    fn let_go(&mut self) {
+        self.consumer = Consumer::Releasing { by: "test".to_owned() };
+    }
+
+    fn follow(&mut self) {
+        if self.host.spec.consumer_ref.is_none() && matches!(self.consumer, Consumer::Releasing { .. }) {
+            self.consumer = Consumer::None { desired: None };
+        }
+    }
+
+    fn settle_released(&mut self, mut die: impl FnMut(usize) -> bool) -> Plan {
+        for step in 0..400 {
+            let plan = self.plan();
+            match &plan.step {
+                Step::Act(action) => {
+                    self.steps.push(format!("{action:?}"));
+                    self.act(action);
+                    self.follow();
+                    if die(step) {
+                        self.restart();
+                    }
+                }
+                Step::Wait(wait) if matches!(wait.reason, "AgentBoot" | "AgentAway" | "Retry") => {
+                    self.now = after(self.now, wait.wake);
+                }
+                Step::Rest(_) | Step::Wait(_) => return plan,
+            }
+            self.now = after(self.now, Duration::from_millis(100));
+        }
+        panic!("the host does not settle: {:#?}", self.steps);
+    }
+}
+
+#[test]
+fn a_new_host_is_registered_inspected_cleaned_and_ends_available_and_off() {
+    let mut world = World::new();
+    let plan = world.settle(|_| false);
+    assert_eq!(plan.state, State::Available);
+    assert_eq!(world.running, Running::Nothing);
+    assert_eq!(world.cleanings, 1);
+    assert!(world.host.metadata.finalizers.as_ref().unwrap().contains(&names::HOST_FINALIZER.to_owned()));
+    assert!(!world.host.metadata.annotations.clone().unwrap_or_default().contains_key(names::BLOCK_MOVE_ANNOTATION));
+}
+
+#[test]
+fn without_cleaning_a_host_becomes_available_by_reads_alone() {
+    let mut world = World::new();
+    world.host.spec.automated_cleaning_mode = Some(CleaningMode::Disabled);
+    assert_eq!(world.settle(|_| false).state, State::Available);
+    assert_eq!(world.steps.iter().filter(|s| s.contains("Power(") || s.contains("Boot")).count(), 0);
+}
+
+#[test]
+fn a_claimed_host_is_written_once_and_started_from_its_disk() {
+    let mut world = World::new();
+    world.settle(|_| false);
+    world.claim();
+    let plan = world.settle(|_| false);
+    assert_eq!(plan.state, State::Provisioned);
+    assert_eq!((world.writes, world.running), (1, Running::Disk));
+}
+
+#[test]
+fn inspection_cleaning_and_writing_share_one_agent_boot_when_they_follow_each_other() {
+    let mut world = World::new();
+    world.host.spec.image = Some(image());
+    world.consumer = Consumer::None { desired: Some(desired()) };
+    assert_eq!(world.settle(|_| false).state, State::Provisioned);
+    assert_eq!((world.writes, world.cleanings), (1, 1));
+    assert_eq!(world.host.spec.record.as_ref().unwrap().agent.as_ref().unwrap().boot_number, 1);
+}
+
+#[test]
+fn a_released_host_is_dead_before_the_claim_ends_and_clean_before_it_is_free() {
+    let mut world = World::new();
+    world.settle(|_| false);
+    world.claim();
+    world.settle(|_| false);
+    world.let_go();
+    let plan = world.settle_released(|_| false);
+    assert_eq!(plan.state, State::Available);
+    assert_eq!((world.disk.as_deref(), world.running), (None, Running::Nothing));
+    let off = world.steps.iter().rposition(|s| s.contains("Power(ForceOff)"));
+    let released = world.steps.iter().position(|s| s.contains("Release"));
+    let first_off = world.steps.iter().enumerate().filter(|(_, s)| s.contains("ForceOff")).map(|(i, _)| i).collect::<Vec<_>>();
+    assert!(first_off.iter().any(|i| Some(*i) < released), "{:#?} {off:?}", world.steps);
+}
+
+/// Every step that a whole life takes: kill after each of them in turn. The steps are those that the planner gives.
+#[test]
+fn a_manager_that_dies_after_any_step_reaches_the_same_end_and_writes_once() {
+    let mut reference = World::new();
+    reference.settle(|_| false);
+    reference.claim();
+    reference.settle(|_| false);
+    let steps = reference.steps.len();
+    assert!(steps > 10);
+    for fatal in 0..steps {
+        let mut world = World::new();
+        let mut count = 0;
+        let mut die = |_| {
+            count += 1;
+            count == fatal + 1
+        };
+        world.settle(&mut die);
+        world.claim();
+        let plan = world.settle(&mut die);
+        assert_eq!(plan.state, State::Provisioned, "killed after {:?}", world.steps.get(fatal));
+        assert_eq!(world.running, Running::Disk, "killed after {:?}", world.steps.get(fatal));
+        assert_eq!(world.writes, 1, "killed after {:?}: {:#?}", world.steps.get(fatal), world.steps);
+        assert_eq!(world.power_changes_while_provisioned, 0);
+    }
+}
+
+#[test]
+fn a_paused_host_gets_nothing_done_at_any_step() {
+    let mut world = World::new();
+    world.host.metadata.annotations =
+        Some(BTreeMap::from([(names::PAUSED_ANNOTATION.to_owned(), String::new())]));
+    let plan = world.plan();
+    assert!(matches!(plan.step, Step::Wait(_)));
+    assert!(plan.paused.is_some());
+}
+
+#[test]
+fn a_host_with_a_consumer_and_no_record_is_only_read_until_an_operator_decides() {
+    let mut world = World::new();
+    world.running = Running::Disk;
+    world.host.spec.consumer_ref = Some(ConsumerRef { name: Some("m".to_owned()), ..ConsumerRef::default() });
+    world.consumer = Consumer::NoUsableRecord {
+        what: "BareMetalMachine default/m".to_owned(),
+        claim_id: Some("c".to_owned()),
+        provider_id: Some("ferric://h/c".to_owned()),
+        image: Some(image()),
+    };
+    let plan = world.settle(|_| false);
+    let Step::Wait(wait) = &plan.step else { panic!("{plan:?}") };
+    assert_eq!(wait.reason, "NoUsableRecord");
+    assert!(wait.message.contains(names::DECIDE_ANNOTATION));
+    assert_eq!(world.running, Running::Disk);
+    assert!(world.steps.iter().all(|s| s.contains("Probe")), "{:?}", world.steps);
+
+    world.host.metadata.annotations =
+        Some(BTreeMap::from([(names::DECIDE_ANNOTATION.to_owned(), "adopt".to_owned())]));
+    let Step::Act(action) = world.plan().step else { panic!() };
+    world.act(&action);
+    world.consumer = Consumer::Machine { machine: Key::new("default", "m"), desired: Ok(desired()) };
+    assert_eq!(world.settle(|_| false).state, State::Provisioned);
+    assert_eq!((world.running, world.writes), (Running::Disk, 0));
+}
+
+#[test]
+fn a_record_of_another_machine_is_not_acted_on_while_there_is_a_consumer() {
+    let mut world = World::new();
+    world.settle(|_| false);
+    world.claim();
+    world.settle(|_| false);
+    world.host.spec.record.as_mut().unwrap().identity.as_mut().unwrap().serial_number = Some("other".to_owned());
+    world.restart();
+    let plan = world.settle(|_| false);
+    assert_eq!(plan.registered.as_ref().unwrap().1, "IdentityMismatch");
+    assert_eq!(world.running, Running::Disk);
+}
+
+#[test]
+fn an_agent_that_does_not_come_up_is_given_up_at_the_deadline_and_booted_anew() {
+    let mut world = World::new();
+    world.host.spec.record = Some(HostRecord {
+        identity: Some(HostIdentity { system_uuid: Some("u-1".to_owned()), ..HostIdentity::default() }),
+        inspected_at: Some(Time(world.now)),
+        agent: Some(ferric_api::host::AgentRecord { boot_number: 7, key_fingerprint: None, ended: false }),
+        ..HostRecord::default()
+    });
+    world.running = Running::Disk; // it started something else
+    let plan = world.settle(|_| false);
+    assert_eq!(plan.state, State::Available);
+    assert_eq!(world.host.spec.record.as_ref().unwrap().agent.as_ref().unwrap().boot_number, 8);
+    assert!(world.steps.iter().any(|s| s.contains("BootFailed")));
+}
+
+#[test]
+fn abandoning_with_another_claim_does_nothing() {
+    let mut world = World::new();
+    world.settle(|_| false);
+    world.claim();
+    world.settle(|_| false);
+    world.let_go();
+    world.memory.fail("Unreachable".to_owned(), "dead".to_owned(), None, true, world.now);
+    world.host.metadata.annotations = Some(BTreeMap::from([(names::ABANDON_ANNOTATION.to_owned(), "other".to_owned())]));
+    assert!(matches!(world.plan().step, Step::Wait(_)));
+    world.host.metadata.annotations =
+        Some(BTreeMap::from([(names::ABANDON_ANNOTATION.to_owned(), "claim-1".to_owned())]));
+    let Step::Act(Action::Write { write: RecordWrite::Abandon { .. }, .. }) = world.plan().step else { panic!() };
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn however_often_the_manager_dies_the_host_is_cleaned_written_and_freed(deaths in prop::collection::vec(any::<bool>(), 64)) {
+        let mut world = World::new();
+        let mut next = deaths.iter().copied().cycle().take(40);
+        let mut die = |_| next.next().unwrap_or(false);
+        prop_assert_eq!(world.settle(&mut die).state, State::Available);
+        world.claim();
+        prop_assert_eq!(world.settle(&mut die).state, State::Provisioned);
+        prop_assert_eq!(world.running, Running::Disk);
+        prop_assert_eq!(world.power_changes_while_provisioned, 0);
+        world.let_go();
+        prop_assert_eq!(world.settle_released(&mut die).state, State::Available);
+        prop_assert_eq!(world.disk, None);
+    }
+}

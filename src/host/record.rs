@@ -1,0 +1,384 @@
+//! Pure transitions of a host's record, its claim and its finalizer, and the merge patch that carries them.
+//!
+//! Each [`RecordWrite`] is one compare-and-swap: it is applied to the host as it was read, and the difference is sent
+//! together with that host's resourceVersion.
+
+use ferric_api::BareMetalHost;
+use ferric_api::host::{
+    AgentRecord, ClaimRecord, CleanRecord, CleaningMode, HostIdentity, HostRecord, Image, ImageRecord,
+};
+use ferric_api::names::{
+    BLOCK_MOVE_ANNOTATION, CLUSTER_NAME_LABEL, DECIDE_ANNOTATION, HOST_FINALIZER, INSPECT_ANNOTATION,
+    METAL3_INSPECT_ANNOTATION, RETRY_ANNOTATION,
+};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::{Map, Value};
+
+/// One change of a host's spec or metadata by the manager.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RecordWrite {
+    /// The server is known: finalizer and identity. A record of another machine is dropped.
+    Enrol {
+        /// What the BMC says of itself.
+        identity: HostIdentity,
+    },
+    /// The hardware was inspected.
+    Inspected,
+    /// The power was read as off and the agent is about to be booted under this number.
+    BeginBoot {
+        /// The number.
+        number: i64,
+    },
+    /// A key registered with the token of the current boot.
+    AgentRegistered {
+        /// SHA-256 of the key, hex.
+        fingerprint: String,
+    },
+    /// The current agent boot is over.
+    EndBoot,
+    /// The image is about to be written: the disk's old content is gone from here on.
+    BeginWrite {
+        /// The image.
+        image: Image,
+        /// `sha256:<hex>` or `sha512:<hex>`.
+        digest: String,
+    },
+    /// The image is on the disk, verified; the agent is still in charge.
+    FinishWrite {
+        /// The disk.
+        root_device: String,
+    },
+    /// The host is told to start from the written disk; the agent boot is over.
+    StartDisk {
+        /// The disk, when the write is finished by the same change.
+        root_device: Option<String>,
+    },
+    /// The disks are clean. `keep_agent`: more is to be done in the same agent boot.
+    Cleaned {
+        /// How.
+        mode: CleaningMode,
+        /// Whether the agent boot goes on.
+        keep_agent: bool,
+    },
+    /// Cleaning is disabled: forget the image without wiping it.
+    Forget,
+    /// The old workload is dead (power read as off): the claim ends here.
+    Release,
+    /// The claim ends and nothing was started under it.
+    Free,
+    /// The machine was moved: same name and claim, new UID.
+    RefreshConsumer {
+        /// The UID.
+        uid: String,
+    },
+    /// An operator decided that the host is what its consumer says it is.
+    Adopt {
+        /// Claim ID of the consumer.
+        claim_id: String,
+        /// Provider ID of the consumer.
+        provider_id: Option<String>,
+        /// Image of the consumer.
+        image: Option<Image>,
+        /// What the BMC says of itself.
+        identity: HostIdentity,
+    },
+    /// An operator let the consumer go although the BMC is dead.
+    Abandon {
+        /// Why the host is quarantined.
+        reason: String,
+    },
+    /// The retry annotation was read.
+    ClearRetry,
+    /// The host object may go.
+    RemoveFinalizer,
+}
+
+impl RecordWrite {
+    /// The host after this change.
+    pub fn apply(&self, host: &BareMetalHost, now: Timestamp) -> BareMetalHost {
+        let mut host = host.clone();
+        let time = || Time(now);
+        let mut record = host.spec.record.take().unwrap_or_default();
+        match self {
+            Self::Enrol { identity } => {
+                add_finalizer(&mut host);
+                if record.identity.as_ref().is_some_and(|known| !same_machine(known, identity)) {
+                    record = HostRecord::default();
+                }
+                record.identity = Some(identity.clone());
+            }
+            Self::Inspected => {
+                record.inspected_at = Some(time());
+                remove_annotations(&mut host, &[INSPECT_ANNOTATION, METAL3_INSPECT_ANNOTATION]);
+            }
+            Self::BeginBoot { number } => {
+                add_finalizer(&mut host);
+                block_move(&mut host, true);
+                record.agent =
+                    Some(AgentRecord { boot_number: *number, key_fingerprint: None, ended: false });
+                if record.image.is_some() && record.claim.is_none() && record.quiesced_at.is_none() {
+                    record.quiesced_at = Some(time());
+                }
+            }
+            Self::AgentRegistered { fingerprint } => {
+                if let Some(agent) = record.agent.as_mut() {
+                    agent.key_fingerprint = Some(fingerprint.clone());
+                }
+            }
+            Self::EndBoot => {
+                end_agent(&mut record);
+                block_move(&mut host, false);
+            }
+            Self::BeginWrite { image, digest } => {
+                record.cleaned = None;
+                record.quiesced_at = None;
+                record.image = Some(ImageRecord {
+                    url: image.url.clone(),
+                    digest: digest.clone(),
+                    write_started_at: Some(time()),
+                    ..ImageRecord::default()
+                });
+            }
+            Self::FinishWrite { root_device } => {
+                if let Some(image) = record.image.as_mut() {
+                    image.write_finished_at = Some(time());
+                    image.root_device = Some(root_device.clone());
+                }
+                block_move(&mut host, false);
+            }
+            Self::StartDisk { root_device } => {
+                if let Some(image) = record.image.as_mut() {
+                    if let Some(root_device) = root_device {
+                        image.write_finished_at = Some(time());
+                        image.root_device = Some(root_device.clone());
+                    }
+                    image.booted_at = Some(time());
+                }
+                end_agent(&mut record);
+                block_move(&mut host, false);
+            }
+            Self::Cleaned { mode, keep_agent } => {
+                record.cleaned = Some(CleanRecord { mode: *mode, at: time() });
+                record.image = None;
+                record.quiesced_at = None;
+                if !keep_agent {
+                    end_agent(&mut record);
+                    block_move(&mut host, false);
+                }
+            }
+            Self::Forget => {
+                record.image = None;
+                record.cleaned = None;
+                record.quiesced_at = None;
+                end_agent(&mut record);
+                block_move(&mut host, false);
+            }
+            Self::Release => {
+                drop_claim(&mut host, &mut record);
+                end_agent(&mut record);
+                block_move(&mut host, false);
+                record.quiesced_at = Some(time());
+            }
+            Self::Free => drop_claim(&mut host, &mut record),
+            Self::RefreshConsumer { uid } => {
+                if let Some(consumer) = host.spec.consumer_ref.as_mut() {
+                    consumer.uid = Some(uid.clone());
+                }
+            }
+            Self::Adopt { claim_id, provider_id, image, identity } => {
+                add_finalizer(&mut host);
+                remove_annotations(&mut host, &[DECIDE_ANNOTATION]);
+                record = HostRecord {
+                    identity: Some(identity.clone()),
+                    claim: Some(ClaimRecord { id: claim_id.clone(), provider_id: provider_id.clone() }),
+                    image: Some(ImageRecord {
+                        url: image.as_ref().map(|i| i.url.clone()).unwrap_or_default(),
+                        digest: "adopted".to_owned(),
+                        write_started_at: Some(time()),
+                        write_finished_at: Some(time()),
+                        booted_at: Some(time()),
+                        root_device: None,
+                    }),
+                    inspected_at: record.inspected_at,
+                    ..HostRecord::default()
+                };
+            }
+            Self::Abandon { reason } => {
+                drop_claim(&mut host, &mut record);
+                end_agent(&mut record);
+                block_move(&mut host, false);
+                record.quarantined = Some(reason.clone());
+            }
+            Self::ClearRetry => remove_annotations(&mut host, &[RETRY_ANNOTATION]),
+            Self::RemoveFinalizer => {
+                if let Some(finalizers) = host.metadata.finalizers.as_mut() {
+                    finalizers.retain(|f| f != HOST_FINALIZER);
+                }
+            }
+        }
+        host.spec.record = (record != HostRecord::default()).then_some(record);
+        host
+    }
+
+    /// The JSON merge patch (RFC 7396) that makes this change, or `None` when it changes nothing.
+    pub fn patch(&self, host: &BareMetalHost, now: Timestamp) -> Option<Value> {
+        let after = self.apply(host, now);
+        let view = |h: &BareMetalHost| {
+            serde_json::json!({
+                "metadata": {
+                    "finalizers": h.metadata.finalizers,
+                    "annotations": h.metadata.annotations,
+                    "labels": h.metadata.labels,
+                },
+                "spec": { "record": h.spec.record, "consumerRef": h.spec.consumer_ref },
+            })
+        };
+        merge_diff(&view(host), &view(&after))
+    }
+}
+
+/// Whether two identities can be the same machine: nothing that both name differs, and they name something in common.
+pub fn same_machine(a: &HostIdentity, b: &HostIdentity) -> bool {
+    let pairs = [
+        (&a.system_uuid, &b.system_uuid),
+        (&a.serial_number, &b.serial_number),
+        (&a.boot_mac_address, &b.boot_mac_address),
+    ];
+    let mut common = false;
+    for (a, b) in pairs {
+        if let (Some(a), Some(b)) = (a, b) {
+            if !a.eq_ignore_ascii_case(b) {
+                return false;
+            }
+            common = true;
+        }
+    }
+    common || (*a == HostIdentity::default() && *b == HostIdentity::default())
+}
+
+/// The merge patch (RFC 7396) that turns `before` into `after`, or `None` if they are equal.
+pub fn merge_diff(before: &Value, after: &Value) -> Option<Value> {
+    match (before, after) {
+        (Value::Object(before), Value::Object(after)) => {
+            let mut patch = Map::new();
+            for (key, value) in after {
+                match before.get(key) {
+                    Some(old) => {
+                        if let Some(change) = merge_diff(old, value) {
+                            patch.insert(key.clone(), change);
+                        }
+                    }
+                    None if value.is_null() => {}
+                    None => {
+                        patch.insert(key.clone(), value.clone());
+                    }
+                }
+            }
+            for key in before.keys().filter(|key| !after.contains_key(*key)) {
+                patch.insert(key.clone(), Value::Null);
+            }
+            (!patch.is_empty()).then_some(Value::Object(patch))
+        }
+        (before, after) => (before != after).then(|| after.clone()),
+    }
+}
+
+fn add_finalizer(host: &mut BareMetalHost) {
+    let finalizers = host.metadata.finalizers.get_or_insert_default();
+    if !finalizers.iter().any(|f| f == HOST_FINALIZER) {
+        finalizers.push(HOST_FINALIZER.to_owned());
+    }
+}
+
+fn remove_annotations(host: &mut BareMetalHost, names: &[&str]) {
+    if let Some(annotations) = host.metadata.annotations.as_mut() {
+        annotations.retain(|name, _| !names.contains(&name.as_str()));
+    }
+}
+
+/// `clusterctl move` waits while the annotation stands: something runs that a pause cannot stop.
+fn block_move(host: &mut BareMetalHost, on: bool) {
+    if on {
+        host.metadata
+            .annotations
+            .get_or_insert_default()
+            .insert(BLOCK_MOVE_ANNOTATION.to_owned(), String::new());
+    } else {
+        remove_annotations(host, &[BLOCK_MOVE_ANNOTATION]);
+    }
+}
+
+fn end_agent(record: &mut HostRecord) {
+    if let Some(agent) = record.agent.as_mut() {
+        agent.ended = true;
+    }
+}
+
+fn drop_claim(host: &mut BareMetalHost, record: &mut HostRecord) {
+    host.spec.consumer_ref = None;
+    record.claim = None;
+    remove_annotations(host, &[DECIDE_ANNOTATION, ferric_api::names::ABANDON_ANNOTATION]);
+    if let Some(labels) = host.metadata.labels.as_mut() {
+        labels.remove(CLUSTER_NAME_LABEL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    /// RFC 7396, section 2.
+    fn merge(target: &mut Value, patch: &Value) {
+        match patch {
+            Value::Object(patch) => {
+                if !target.is_object() {
+                    *target = Value::Object(Map::new());
+                }
+                let Value::Object(target) = target else { return };
+                for (key, value) in patch {
+                    if value.is_null() {
+                        target.remove(key);
+                    } else {
+                        merge(target.entry(key.clone()).or_insert(Value::Null), value);
+                    }
+                }
+            }
+            other => *target = other.clone(),
+        }
+    }
+
+    fn json_object() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![any::<bool>().prop_map(Value::from), "[a-z]{0,3}".prop_map(Value::from)];
+        leaf.prop_recursive(3, 24, 4, |inner| {
+            prop::collection::btree_map("[a-d]", inner, 0..4)
+                .prop_map(|m| Value::Object(m.into_iter().collect()))
+        })
+        .prop_map(|v| json!({ "root": v }))
+    }
+
+    proptest! {
+        #[test]
+        fn applying_the_difference_gives_the_goal(before in json_object(), after in json_object()) {
+            let mut value = before.clone();
+            if let Some(patch) = merge_diff(&before, &after) {
+                merge(&mut value, &patch);
+            }
+            prop_assert_eq!(value, after);
+        }
+    }
+
+    #[test]
+    fn machines_differ_when_anything_they_both_name_differs() {
+        let id = |uuid: Option<&str>, serial: Option<&str>| HostIdentity {
+            system_uuid: uuid.map(str::to_owned),
+            serial_number: serial.map(str::to_owned),
+            boot_mac_address: None,
+        };
+        assert!(same_machine(&id(Some("A"), None), &id(Some("a"), Some("1"))));
+        assert!(!same_machine(&id(Some("a"), Some("1")), &id(Some("a"), Some("2"))));
+        assert!(!same_machine(&id(Some("a"), None), &id(None, Some("1"))));
+    }
+}

@@ -1,0 +1,254 @@
+//! From a plan to a status, and whether the difference is worth a write now.
+
+use std::time::Duration;
+
+use ferric_api::ConditionStatus;
+use ferric_api::condition::{self, types};
+use ferric_api::host::{
+    BareMetalHostStatus, BmcStatus, CredentialsStatus, InspectionMode, OperationalStatus, ProvisioningState as State,
+    WaitingFor,
+};
+use ferric_bmc::{BootMethod, PowerState};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::{Observation, Plan, Step};
+
+/// A difference that is only about what happens at the moment is written when it has stood this long: what passes
+/// faster than anybody reads costs no write.
+pub const SETTLE: Duration = Duration::from_secs(2);
+
+/// How much a new status differs from the old.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Difference {
+    /// Not at all.
+    None,
+    /// In what is going on at the moment.
+    Passing,
+    /// In something that others act on: a milestone, an error, a pause.
+    Lasting,
+}
+
+/// The status that a plan gives.
+pub fn status(o: &Observation<'_>, plan: &Plan) -> BareMetalHostStatus {
+    let old = o.host.status.clone().unwrap_or_default();
+    let now = Time(o.now);
+    let generation = o.host.metadata.generation;
+    let record = o.host.spec.record.as_ref();
+    let mut new = BareMetalHostStatus {
+        observed_generation: generation,
+        provisioning: old.provisioning.clone(),
+        operational_status: None,
+        powered_on: None,
+        power: None,
+        waiting_for: None,
+        bmc: old.bmc.clone(),
+        good_credentials: old.good_credentials.clone(),
+        tried_credentials: old.tried_credentials.clone(),
+        error_type: plan.error.as_ref().map(|e| e.kind),
+        error_message: plan.error.as_ref().map(|e| e.message.clone()),
+        error_count: plan.error.as_ref().map_or(0, |e| i32::try_from(e.count).unwrap_or(i32::MAX)),
+        next_retry_time: plan.error.as_ref().and_then(|e| e.retry_at).map(Time),
+        progress_percent: None,
+        conditions: old.conditions.clone(),
+    };
+    new.provisioning.state = plan.state;
+    new.provisioning.boot_mode = o.host.spec.boot_mode;
+    let image = record.and_then(|r| r.image.as_ref());
+    new.provisioning.image = image.filter(|i| i.booted_at.is_some()).map(|i| ferric_api::host::Image {
+        url: i.url.clone(),
+        checksum: i.digest.split_once(':').map(|(_, hex)| hex.to_owned()),
+        checksum_type: i.digest.split_once(':').map(|(kind, _)| kind.to_owned()),
+        disk_format: None,
+    });
+    new.provisioning.root_device_hints = o.host.spec.root_device_hints.clone();
+    let power = o.bmc.power_state();
+    match power {
+        Some(PowerState::On | PowerState::PoweringOff) => new.powered_on = Some(true),
+        Some(PowerState::Off | PowerState::PoweringOn) => new.powered_on = Some(false),
+        // A restarted manager does not claim to know less than its predecessor until it has looked.
+        None => new.powered_on = old.powered_on,
+        Some(PowerState::Unknown) => {}
+    }
+    new.power = match power {
+        Some(power) => Some(power.as_str().to_owned()),
+        None => old.power.clone(),
+    };
+    if let Some(facts) = &o.bmc.facts {
+        let facts = &facts.value;
+        new.bmc = Some(BmcStatus {
+            driver: Some("redfish".to_owned()),
+            manufacturer: facts.manufacturer.clone(),
+            product: facts.product.clone(),
+            firmware: facts.bmc_firmware.clone(),
+            system_uuid: facts.system_uuid.clone(),
+            serial_number: facts.serial_number.clone(),
+            boot_methods: facts.boot_methods.iter().map(|m| boot_method(*m).to_owned()).collect(),
+        });
+    }
+    if let Some((name, version)) = &o.bmc.credentials {
+        let credentials = CredentialsStatus { name: name.clone(), version: version.clone() };
+        if o.bmc.facts.is_some() {
+            new.good_credentials = Some(credentials.clone());
+        }
+        new.tried_credentials = Some(credentials);
+    }
+    if let Step::Wait(wait) = &plan.step {
+        let since = old
+            .waiting_for
+            .filter(|w| w.reason == wait.reason)
+            .map_or_else(|| now.clone(), |w| w.since);
+        new.waiting_for = Some(WaitingFor {
+            reason: wait.reason.to_owned(),
+            message: wait.message.clone(),
+            since,
+            deadline: wait.deadline.map(Time),
+        });
+        new.progress_percent = wait.progress;
+    }
+    new.operational_status = Some(operational_status(o, plan));
+    let mut set = |kind: &str, status: ConditionStatus, reason: &str, message: &str| {
+        condition::set(&mut new.conditions, kind, status, reason, message, generation, &now);
+    };
+    let registered = registered(o, plan);
+    set(types::REGISTERED, registered.0, &registered.1, &registered.2);
+    let (inspected, reason) = match record.and_then(|r| r.inspected_at.as_ref()) {
+        Some(_) => (true, "Inspected"),
+        None if o.host.spec.inspection_mode == Some(InspectionMode::Disabled) => (true, "InspectionDisabled"),
+        None => (false, "NotInspected"),
+    };
+    set(types::INSPECTED, inspected.into(), reason, "");
+    let quarantined = record.and_then(|r| r.quarantined.as_deref());
+    match (plan.state, quarantined) {
+        (_, Some(why)) => set(types::AVAILABLE, ConditionStatus::False, "Quarantined", why),
+        (State::Available, None) => set(types::AVAILABLE, ConditionStatus::True, "Available", ""),
+        (state, None) => set(types::AVAILABLE, ConditionStatus::False, state_reason(state), ""),
+    }
+    let provisioned = matches!(plan.state, State::Provisioned | State::ExternallyProvisioned);
+    set(types::PROVISIONED, provisioned.into(), state_reason(plan.state), "");
+    match &plan.error {
+        None => set(types::HEALTHY, ConditionStatus::True, "NoError", ""),
+        Some(error) => set(types::HEALTHY, ConditionStatus::False, &error.reason, &error.message),
+    }
+    let settled = provisioned || (plan.state == State::Available && quarantined.is_none());
+    let message = match &plan.step {
+        Step::Wait(wait) => format!("waiting for {}", wait.message),
+        _ => String::new(),
+    };
+    match &plan.error {
+        Some(error) => set(types::READY, ConditionStatus::False, &error.reason, &error.message),
+        None if settled => set(types::READY, ConditionStatus::True, state_reason(plan.state), ""),
+        None => set(types::READY, ConditionStatus::False, state_reason(plan.state), &message),
+    }
+    match &plan.paused {
+        Some(by) => set(types::PAUSED, ConditionStatus::True, "Paused", by),
+        None => set(types::PAUSED, ConditionStatus::False, "NotPaused", ""),
+    }
+    new
+}
+
+fn registered(o: &Observation<'_>, plan: &Plan) -> (ConditionStatus, String, String) {
+    if let Some((status, reason, message)) = &plan.registered {
+        return ((*status).into(), (*reason).to_owned(), message.clone());
+    }
+    if o.bmc.facts.is_some() {
+        let insecure = o.host.spec.bmc.as_ref().is_some_and(|bmc| bmc.disable_certificate_verification);
+        return if insecure {
+            let message = "the certificate of the BMC is not verified: spec.bmc.disableCertificateVerification is set";
+            (ConditionStatus::True, "CertificateNotVerified".to_owned(), message.to_owned())
+        } else {
+            (ConditionStatus::True, "Registered".to_owned(), String::new())
+        };
+    }
+    if let Some(failure) = o.bmc.failure.as_ref().filter(|f| f.from_bmc) {
+        return (ConditionStatus::False, failure.reason.clone(), failure.message.clone());
+    }
+    let old = o.host.status.as_ref().and_then(|s| condition::get(&s.conditions, types::REGISTERED));
+    match old {
+        // A restarted manager says what its predecessor saw until it has looked itself.
+        Some(old) if old.status == "True" && o.host.spec.bmc.is_some() => {
+            (ConditionStatus::True, old.reason.clone(), old.message.clone())
+        }
+        _ if plan.state == State::Unmanaged => {
+            (ConditionStatus::False, "NoBMC".to_owned(), "spec.bmc is not set".to_owned())
+        }
+        _ => (ConditionStatus::Unknown, "Registering".to_owned(), "the BMC has not answered yet".to_owned()),
+    }
+}
+
+fn operational_status(o: &Observation<'_>, plan: &Plan) -> OperationalStatus {
+    let annotation = |name: &str| o.host.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(name));
+    if annotation(ferric_api::names::DETACHED_ANNOTATION) || annotation(ferric_api::names::METAL3_DETACHED_ANNOTATION)
+    {
+        OperationalStatus::Detached
+    } else if plan.error.is_some() {
+        OperationalStatus::Error
+    } else if plan.state == State::Unmanaged {
+        OperationalStatus::Discovered
+    } else {
+        OperationalStatus::Ok
+    }
+}
+
+fn boot_method(method: BootMethod) -> &'static str {
+    match method {
+        BootMethod::VirtualMedia => "VirtualMedia",
+        BootMethod::UefiHttp => "UefiHttp",
+        BootMethod::Network => "Network",
+    }
+}
+
+/// The state as a condition's reason.
+pub fn state_reason(state: State) -> &'static str {
+    match state {
+        State::None => "New",
+        State::Unmanaged => "Unmanaged",
+        State::Registering => "Registering",
+        State::Inspecting => "Inspecting",
+        State::Preparing => "Preparing",
+        State::Available => "Available",
+        State::Provisioning => "Provisioning",
+        State::Provisioned => "Provisioned",
+        State::Deprovisioning => "Deprovisioning",
+        State::ExternallyProvisioned => "ExternallyProvisioned",
+        State::PoweringOffBeforeDelete => "PoweringOffBeforeDelete",
+        State::Deleting => "Deleting",
+    }
+}
+
+/// How much `new` differs from `old`.
+pub fn difference(old: Option<&BareMetalHostStatus>, new: &BareMetalHostStatus) -> Difference {
+    let Some(old) = old else { return lasting_state(new.provisioning.state, Difference::Passing) };
+    let strip = |status: &BareMetalHostStatus| {
+        let mut status = status.clone();
+        status.observed_generation = None;
+        for condition in &mut status.conditions {
+            condition.observed_generation = None;
+        }
+        status
+    };
+    if strip(old) == strip(new) {
+        return Difference::None;
+    }
+    if old.provisioning.state != new.provisioning.state {
+        return lasting_state(new.provisioning.state, Difference::Passing);
+    }
+    let told = |status: &BareMetalHostStatus, kind: &str| {
+        condition::get(&status.conditions, kind).map(|c| (c.status.clone(), c.reason.clone()))
+    };
+    let lasting = [types::AVAILABLE, types::PROVISIONED, types::HEALTHY, types::PAUSED, types::REGISTERED];
+    if old.error_type != new.error_type || lasting.iter().any(|kind| told(old, kind) != told(new, kind)) {
+        return Difference::Lasting;
+    }
+    Difference::Passing
+}
+
+fn lasting_state(state: State, otherwise: Difference) -> Difference {
+    match state {
+        State::Available
+        | State::Provisioned
+        | State::ExternallyProvisioned
+        | State::Unmanaged
+        | State::Deprovisioning => Difference::Lasting,
+        _ => otherwise,
+    }
+}

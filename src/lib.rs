@@ -1,0 +1,19 @@
+//! Ferric: Cluster API infrastructure provider for bare metal.
+//!
+//! The provider as a library: `main.rs` parses the command line and hands over to [`manager`]. Decisions live in the
+//! pure modules [`host`] and [`claim`]; [`controllers`] are thin shells around them; [`deploy`] and [`boot`] serve the
+//! in-RAM agents.
+
+pub mod boot;
+pub mod capi;
+pub mod claim;
+pub mod config;
+pub mod controllers;
+pub mod deploy;
+pub mod host;
+pub mod key;
+pub mod lease;
+pub mod manager;
+pub mod patch;
+pub mod telemetry;
+pub mod watch;

@@ -1,0 +1,341 @@
+//! Composition root: makes the client, the caches, the servers and the controllers, and ends them in order.
+//!
+//! Everything runs as a task of one `JoinSet`; the first that fails ends the process. Servers and caches run from the
+//! start, so that a standby is warm; controllers run only while this replica holds the lease.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use ferric_api::{BareMetalCluster, BareMetalHost, BareMetalMachine};
+use ferric_bmc::BmcPool;
+use kube::Client;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use url::Url;
+
+use crate::boot::{Artifacts, BootServer};
+use crate::capi::{Cluster, Machine};
+use crate::config::Options;
+use crate::controllers::host::{BootSettings, HostContext, HostParts, HostRegistrar};
+use crate::controllers::{cluster, host, machine};
+use crate::deploy::{self, AgentServer, Hub, ImageCache, Leadership, ProviderKeys};
+use crate::host::Limits;
+use crate::lease::{self, ElectionConfig, LeaderState};
+use crate::telemetry::{Events, Metrics, health};
+use crate::watch::Watched;
+
+/// How long what is under way may take to end after a signal.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// Runs the manager until a signal, or until something that it cannot do without fails.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    options.validate()?;
+    let stop = CancellationToken::new();
+    let release = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let mut election = JoinSet::new();
+
+    let client = client(&options).await?;
+    let metrics = Arc::new(Metrics::new());
+    let identity = lease::unique_identity();
+    let events = Events::start(client.clone(), &identity, metrics.clone(), &mut tasks);
+    let caches = Caches::start(&client, &options, &metrics, &mut tasks);
+
+    let keys = Arc::new(ProviderKeys::load_or_create(client.clone(), &options.identity_namespace).await?);
+    let boot_listener = bind("--boot-bind-address", options.boot_bind_address).await?;
+    let agent_listener = bind("--agent-bind-address", options.agent_bind_address).await?;
+    let boot_url: Url = options.boot_base()?.parse().context("--boot-url")?;
+    let agent_url: Url = options.agent_base()?.parse().context("--agent-url")?;
+
+    let leader = if options.leader_elect {
+        let config = ElectionConfig {
+            namespace: options.lease_namespace().to_owned(),
+            name: lease::LEASE_NAME.to_owned(),
+            identity: identity.clone(),
+            address: agent_url.to_string(),
+            timing: lease::Timing {
+                lease_duration: Duration::from_secs(options.lease_duration_seconds.into()),
+                renew_deadline: Duration::from_secs(options.renew_deadline_seconds.into()),
+                retry_period: Duration::from_secs(options.retry_period_seconds.into()),
+            },
+        };
+        lease::start(client.clone(), config, metrics.clone(), release.clone(), &mut election)
+    } else {
+        let (sender, receiver) = watch::channel(LeaderState::alone(&identity, agent_url.as_str()));
+        election.spawn({
+            let release = release.clone();
+            async move {
+                let _sender = sender;
+                release.cancelled().await;
+                Ok(())
+            }
+        });
+        receiver
+    };
+    let leadership = leadership(leader.clone(), &mut tasks);
+
+    // Two channels, so that agents and images wake hosts through the same door as finished BMC jobs.
+    let (wake, woken) = mpsc::unbounded_channel();
+    let hub = Hub::new(wake.clone());
+    let images = ImageCache::open(
+        &options.image_cache_dir,
+        options.image_cache_size.0,
+        PARALLEL_FETCHES,
+        wake.clone(),
+    )
+    .with_context(|| format!("--image-cache-dir {}", options.image_cache_dir.display()))?;
+    let host_context = HostContext::new(HostParts {
+        client: client.clone(),
+        hosts: caches.hosts.clone(),
+        machines: caches.machines.clone(),
+        owners: caches.owners.clone(),
+        clusters: caches.clusters.clone(),
+        hub: hub.clone(),
+        images: images.clone(),
+        pool: BmcPool::new(ferric_bmc::Limits { request: options.bmc_timeout(), ..ferric_bmc::Limits::default() }),
+        boot: BootSettings {
+            boot_url: boot_url.clone(),
+            agent_url: agent_url.clone(),
+            keys: keys.clone(),
+            slots: Arc::new(Semaphore::new(options.max_boots_in_flight as usize)),
+        },
+        limits: Limits {
+            agent_boot: options.agent_boot_timeout(),
+            power_poll: options.power_poll().unwrap_or(NEVER),
+            ..Limits::default()
+        },
+        events: events.clone(),
+        metrics: metrics.clone(),
+        wake,
+    });
+
+    let agent_server = AgentServer {
+        hub,
+        registrar: Arc::new(HostRegistrar::new(host_context.clone())),
+        images,
+        tls: keys.serving(&agent_url, Some(options.agent_bind_address.ip())),
+        token_key: keys.token_key().to_vec(),
+        leader: leadership.clone(),
+        limits: deploy::Limits { image_streams: options.max_image_streams as usize, ..deploy::Limits::default() },
+    };
+    let boot_server = BootServer {
+        token_key: keys.token_key().to_vec(),
+        agent_url,
+        ca_sha256: keys.ca_sha256(),
+        artifacts: Artifacts::new(
+            boot_url.join("agent/vmlinuz").context("--boot-url")?,
+            boot_url.join("agent/initrd.img").context("--boot-url")?,
+            "",
+        )?,
+        leader: leadership,
+    };
+    let (serving, serving_boot) = (stop.clone(), stop.clone());
+    tasks.spawn(async move { Ok(agent_server.serve(agent_listener, serving).await?) });
+    tasks.spawn(async move { Ok(boot_server.serve(boot_listener, serving_boot).await?) });
+    serve_health(&options, &caches, &metrics, &stop, &mut tasks).await?;
+
+    let lead = {
+        let stop = stop.clone();
+        let (client, options) = (client.clone(), options.clone());
+        async move {
+            let mut leader = leader;
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                elected = leader.wait_for(|state| state.leader) => { elected?; }
+            }
+            info!("this replica leads");
+            caches.ready().await?;
+            let concurrency = options.max_concurrent_reconciles;
+            let machines = machine::MachineContext::new(
+                client.clone(),
+                caches.machines.clone(),
+                caches.hosts.clone(),
+                caches.owners.clone(),
+                caches.clusters.clone(),
+                events.clone(),
+                metrics.clone(),
+            );
+            let clusters = cluster::ClusterContext::new(
+                client,
+                caches.bare_metal_clusters.clone(),
+                caches.machines.clone(),
+                caches.hosts.clone(),
+                caches.clusters.clone(),
+                metrics,
+            );
+            tokio::try_join!(
+                host::run(host_context, woken, concurrency, stop.clone()),
+                machine::run(machines, concurrency, stop.clone()),
+                cluster::run(clusters, concurrency, stop.clone()),
+            )?;
+            Ok(())
+        }
+    };
+    let mut controllers: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    controllers.spawn(lead);
+
+    let outcome = tokio::select! {
+        signal = signal() => { info!(signal = signal?, "ending"); Ok(()) }
+        ended = first(&mut tasks) => ended,
+        ended = first(&mut election) => ended,
+        ended = first(&mut controllers) => ended,
+    };
+    stop.cancel();
+    // In this order: nothing acts any more, then the lease is given up, so that the next holder is alone.
+    let _ = tokio::time::timeout(GRACE, async { while controllers.join_next().await.is_some() {} }).await;
+    controllers.shutdown().await;
+    release.cancel();
+    let _ = tokio::time::timeout(Duration::from_secs(5), async { while election.join_next().await.is_some() {} }).await;
+    tasks.shutdown().await;
+    outcome
+}
+
+/// Images fetched from their sources at once.
+const PARALLEL_FETCHES: usize = 4;
+/// A period that does not come.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+struct Caches {
+    hosts: Watched<BareMetalHost>,
+    machines: Watched<BareMetalMachine>,
+    bare_metal_clusters: Watched<BareMetalCluster>,
+    owners: Watched<Machine>,
+    clusters: Watched<Cluster>,
+}
+
+impl Caches {
+    fn start(
+        client: &Client,
+        options: &Options,
+        metrics: &Arc<Metrics>,
+        tasks: &mut JoinSet<anyhow::Result<()>>,
+    ) -> Self {
+        let namespace = options.namespace.as_deref();
+        let selector = options.selector();
+        let selector = selector.as_deref();
+        Self {
+            hosts: Watched::start(client.clone(), namespace, selector, metrics, tasks),
+            machines: Watched::start(client.clone(), namespace, selector, metrics, tasks),
+            bare_metal_clusters: Watched::start(client.clone(), namespace, selector, metrics, tasks),
+            // Cluster API's own objects are only read: the filter is about what this manager acts on.
+            owners: Watched::start(client.clone(), namespace, None, metrics, tasks),
+            clusters: Watched::start(client.clone(), namespace, None, metrics, tasks),
+        }
+    }
+
+    fn is_ready(&self) -> Result<(), String> {
+        let caches = [
+            ("BareMetalHosts", self.hosts.is_ready()),
+            ("BareMetalMachines", self.machines.is_ready()),
+            ("BareMetalClusters", self.bare_metal_clusters.is_ready()),
+            ("Machines", self.owners.is_ready()),
+            ("Clusters", self.clusters.is_ready()),
+        ];
+        match caches.iter().find(|(_, ready)| !ready) {
+            None => Ok(()),
+            Some((kind, _)) => Err(format!("waiting for the first list of {kind}")),
+        }
+    }
+
+    async fn ready(&self) -> anyhow::Result<()> {
+        self.hosts.ready().await?;
+        self.machines.ready().await?;
+        self.bare_metal_clusters.ready().await?;
+        self.owners.ready().await?;
+        self.clusters.ready().await
+    }
+
+    fn share(&self) -> Self {
+        Self {
+            hosts: self.hosts.clone(),
+            machines: self.machines.clone(),
+            bare_metal_clusters: self.bare_metal_clusters.clone(),
+            owners: self.owners.clone(),
+            clusters: self.clusters.clone(),
+        }
+    }
+}
+
+async fn client(options: &Options) -> anyhow::Result<Client> {
+    let config = match &options.kubeconfig {
+        None => kube::Config::infer().await.context("no kubeconfig and not in a pod: give --kubeconfig")?,
+        Some(path) => {
+            let kubeconfig = kube::config::Kubeconfig::read_from(path)
+                .with_context(|| format!("--kubeconfig {}", path.display()))?;
+            kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await?
+        }
+    };
+    Ok(Client::try_from(config)?)
+}
+
+async fn bind(flag: &str, address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{flag} {address}"))
+}
+
+async fn serve_health(
+    options: &Options,
+    caches: &Caches,
+    metrics: &Arc<Metrics>,
+    stop: &CancellationToken,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    if let Some(address) = options.health_bind_address.address() {
+        let listener = bind("--health-bind-address", address).await?;
+        let caches = caches.share();
+        tasks.spawn(health::serve_health(listener, Arc::new(move || caches.is_ready()), stop.clone()));
+    }
+    if let Some(address) = options.metrics_bind_address.address() {
+        let listener = bind("--metrics-bind-address", address).await?;
+        tasks.spawn(health::serve_metrics(listener, metrics.clone(), stop.clone()));
+    }
+    Ok(())
+}
+
+/// The lease, as far as agents and firmware are concerned.
+fn leadership(
+    mut leader: watch::Receiver<LeaderState>,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+) -> watch::Receiver<Leadership> {
+    let seen = |state: &LeaderState| match state.leader {
+        true => Leadership::Leader,
+        false => {
+            Leadership::Standby { holder: state.holder_address.clone().or_else(|| state.holder_identity.clone()) }
+        }
+    };
+    let (sender, receiver) = watch::channel(seen(&leader.borrow()));
+    tasks.spawn(async move {
+        while leader.changed().await.is_ok() {
+            let now = seen(&leader.borrow_and_update());
+            sender.send_if_modified(|old| {
+                let changed = *old != now;
+                *old = now;
+                changed
+            });
+        }
+        // Who leads is told until the end of the process.
+        std::future::pending().await
+    });
+    receiver
+}
+
+/// The first task of a set that ends.
+async fn first(tasks: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+    match tasks.join_next().await {
+        None => std::future::pending().await,
+        Some(ended) => ended.context("a task of the manager died")?,
+    }
+}
+
+async fn signal() -> anyhow::Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
+}

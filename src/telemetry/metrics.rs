@@ -1,0 +1,308 @@
+//! Prometheus metrics, each named after the question that it answers. None has a label per host or per cluster: at
+//! 10,000 hosts that alone would outweigh the manager. Which host is meant, its conditions and events say.
+
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+/// Labels of `ferric_hosts`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StateLabel {
+    /// Provisioning state.
+    pub state: String,
+}
+
+/// Labels of `ferric_reconcile_duration_seconds`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReconcileLabels {
+    /// Which controller: `host`, `machine`, `cluster`.
+    pub controller: &'static str,
+    /// `done`, `wait`, `conflict` or `error`.
+    pub result: &'static str,
+}
+
+/// Label of counters by result.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ResultLabel {
+    /// What came out.
+    pub result: &'static str,
+}
+
+/// Label of counters by reason.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    /// Why.
+    pub reason: String,
+}
+
+/// Label of counters by kind.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct KindLabel {
+    /// Kubernetes kind.
+    pub kind: String,
+}
+
+/// Label of `ferric_image_bytes_total`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DirectionLabel {
+    /// `fetched` from image servers, or `served` to agents.
+    pub direction: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabels {
+    version: &'static str,
+}
+
+/// Every metric of the manager. Cheap to share behind an `Arc`.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// How many hosts are in which state?
+    pub hosts: Family<StateLabel, Gauge>,
+    /// How long do reconciles take, how many are there and how do they end?
+    pub reconcile_duration: Family<ReconcileLabels, Histogram, fn() -> Histogram>,
+    /// How many operations on BMCs, and how did they end?
+    pub bmc_requests: Family<ResultLabel, Counter>,
+    /// How many agents are connected now?
+    pub agent_sessions: Gauge,
+    /// How much image data moved?
+    pub image_bytes: Family<DirectionLabel, Counter>,
+    /// How did attempts to claim a host end?
+    pub claims: Family<ResultLabel, Counter>,
+    /// What goes wrong, and how often?
+    pub errors: Family<ReasonLabel, Counter>,
+    /// Is this replica the leader?
+    pub leader: Gauge,
+    /// How many Kubernetes events were dropped because the queue was full or the API server refused them?
+    pub events_dropped: Counter,
+    /// How many objects could not be parsed, and are therefore not seen?
+    pub unparsable_objects: Family<KindLabel, Counter>,
+    /// How often did a watch break?
+    pub watch_failures: Family<KindLabel, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Fresh metrics in a registry of their own.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("ferric");
+        let metrics = Self {
+            hosts: Family::default(),
+            reconcile_duration: Family::new_with_constructor(reconcile_histogram),
+            bmc_requests: Family::default(),
+            agent_sessions: Gauge::default(),
+            image_bytes: Family::default(),
+            claims: Family::default(),
+            errors: Family::default(),
+            leader: Gauge::default(),
+            events_dropped: Counter::default(),
+            unparsable_objects: Family::default(),
+            watch_failures: Family::default(),
+            registry: Registry::default(),
+        };
+        let r = &mut registry;
+        r.register("hosts", "Hosts by provisioning state", metrics.hosts.clone());
+        r.register(
+            "reconcile_duration_seconds",
+            "Time of a reconcile by controller and result (done, wait, conflict, error)",
+            metrics.reconcile_duration.clone(),
+        );
+        r.register("bmc_requests", "Requests to BMCs by result", metrics.bmc_requests.clone());
+        r.register("agent_sessions", "Agents connected now", metrics.agent_sessions.clone());
+        r.register(
+            "image_bytes",
+            "Image bytes fetched from image servers and served to agents",
+            metrics.image_bytes.clone(),
+        );
+        r.register("claims", "Attempts to claim a host by result", metrics.claims.clone());
+        r.register("errors", "Errors by reason", metrics.errors.clone());
+        r.register("leader", "1 on the replica that holds the lease, else 0", metrics.leader.clone());
+        r.register(
+            "events_dropped",
+            "Kubernetes events that were not delivered",
+            metrics.events_dropped.clone(),
+        );
+        r.register(
+            "unparsable_objects",
+            "Objects that could not be parsed and are therefore not seen, by kind",
+            metrics.unparsable_objects.clone(),
+        );
+        r.register(
+            "watch_failures",
+            "Watches that broke and were taken up again, by kind",
+            metrics.watch_failures.clone(),
+        );
+        r.register(
+            "build",
+            "Version of the manager",
+            Info::new(BuildLabels { version: env!("CARGO_PKG_VERSION") }),
+        );
+        r.register_collector(Box::new(Process));
+        Self { registry, ..metrics }
+    }
+
+    /// Everything in the OpenMetrics text format.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail; half a page is better than none if it ever does.
+        if let Err(error) = prometheus_client::encoding::text::encode(&mut text, &self.registry) {
+            tracing::warn!(%error, "metrics could not be encoded");
+        }
+        text
+    }
+
+    /// Books one reconcile.
+    pub fn reconciled(&self, controller: &'static str, result: &'static str, took: Duration) {
+        self.reconcile_duration
+            .get_or_create(&ReconcileLabels { controller, result })
+            .observe(took.as_secs_f64());
+    }
+
+    /// Books one error.
+    pub fn error(&self, reason: &str) {
+        self.errors.get_or_create(&ReasonLabel { reason: reason.to_owned() }).inc();
+    }
+
+    /// Books how an attempt to claim a host ended.
+    pub fn claim(&self, result: &'static str) {
+        self.claims.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// Books how a BMC request ended.
+    pub fn bmc_request(&self, result: &'static str) {
+        self.bmc_requests.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// Books image bytes; `direction` is `fetched` or `served`.
+    pub fn image_bytes(&self, direction: &'static str, bytes: u64) {
+        self.image_bytes.get_or_create(&DirectionLabel { direction }).inc_by(bytes);
+    }
+
+    /// A host went from one state to another; `None` is "not there". Pass `None, Some(new)` for a new host and
+    /// `Some(old), None` for one that is gone.
+    pub fn host_state(&self, old: Option<&str>, new: Option<&str>) {
+        if old == new {
+            return;
+        }
+        if let Some(state) = old {
+            self.hosts.get_or_create(&StateLabel { state: state.to_owned() }).dec();
+        }
+        if let Some(state) = new {
+            self.hosts.get_or_create(&StateLabel { state: state.to_owned() }).inc();
+        }
+    }
+}
+
+fn reconcile_histogram() -> Histogram {
+    // 0.5 ms to 8 s: a reconcile does at most a few API calls.
+    Histogram::new(exponential_buckets(0.0005, 4.0, 8))
+}
+
+/// Memory and CPU time of the process, read when asked for.
+#[derive(Debug)]
+struct Process;
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        if let Some(bytes) = resident_bytes() {
+            let gauge = ConstGauge::new(i64::try_from(bytes).unwrap_or(i64::MAX));
+            let metric = encoder.encode_descriptor(
+                "process_resident_memory_bytes",
+                "Resident memory of the process",
+                None,
+                gauge.metric_type(),
+            )?;
+            gauge.encode(metric)?;
+        }
+        if let Some(seconds) = cpu_seconds() {
+            let counter = ConstCounter::new(seconds);
+            let metric = encoder.encode_descriptor(
+                "process_cpu_seconds",
+                "CPU time of the process, user and system",
+                None,
+                counter.metric_type(),
+            )?;
+            counter.encode(metric)?;
+        }
+        Ok(())
+    }
+}
+
+/// `VmRSS` of the process in bytes.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// User and system time of the process. The kernel counts in ticks of 1/100 s on every Linux that we run on.
+fn cpu_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The second field is the command in parentheses and may hold blanks; fields 14 and 15 are utime and stime.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    #[allow(clippy::cast_precision_loss)]
+    Some((user + system) as f64 / 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn hosts_move_between_states() {
+        let metrics = Metrics::new();
+        metrics.host_state(None, Some("registering"));
+        metrics.host_state(None, Some("registering"));
+        metrics.host_state(Some("registering"), Some("available"));
+        metrics.host_state(Some("available"), Some("available"));
+        let text = metrics.encode();
+        assert!(text.contains("ferric_hosts{state=\"registering\"} 1\n"), "{text}");
+        assert!(text.contains("ferric_hosts{state=\"available\"} 1\n"), "{text}");
+    }
+
+    #[test]
+    fn what_happened_is_counted() {
+        let metrics = Metrics::new();
+        metrics.reconciled("host", "done", Duration::from_millis(3));
+        metrics.error("BmcUnreachable");
+        metrics.claim("claimed");
+        metrics.bmc_request("ok");
+        metrics.image_bytes("served", 4096);
+        let text = metrics.encode();
+        for line in [
+            "ferric_reconcile_duration_seconds_count{controller=\"host\",result=\"done\"} 1",
+            "ferric_errors_total{reason=\"BmcUnreachable\"} 1",
+            "ferric_claims_total{result=\"claimed\"} 1",
+            "ferric_bmc_requests_total{result=\"ok\"} 1",
+            "ferric_image_bytes_total{direction=\"served\"} 4096",
+        ] {
+            assert!(text.contains(line), "{line} is missing in:\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn the_process_is_measured() {
+        assert!(resident_bytes().unwrap() > 100_000);
+        assert!(cpu_seconds().unwrap() >= 0.0);
+        assert!(Metrics::new().encode().contains("process_resident_memory_bytes "));
+    }
+}

@@ -74,6 +74,8 @@ pub struct Desired {
     pub facts: BTreeMap<String, String>,
     /// Instance ID: new for every claim.
     pub instance_id: String,
+    /// What is wiped when the image is released; the host's own mode when absent.
+    pub cleaning_mode: Option<CleaningMode>,
 }
 
 /// A Secret and the keys that are looked for, in order.
@@ -85,9 +87,11 @@ pub struct SecretSource {
     pub keys: &'static [&'static str],
 }
 
-/// The cleaning mode of a host.
+/// What is to be wiped before the host is free (again): what the consumer of the image on its disk asked for, else
+/// what the host says.
 pub fn cleaning_mode(host: &BareMetalHost) -> CleaningMode {
-    host.spec.automated_cleaning_mode.unwrap_or_default()
+    let image = host.spec.record.as_ref().and_then(|r| r.image.as_ref());
+    image.and_then(|image| image.cleaning_mode).or(host.spec.automated_cleaning_mode).unwrap_or_default()
 }
 
 impl Consumer {
@@ -189,6 +193,7 @@ fn machine_desire(
         meta_data: source(machine.spec.meta_data.as_ref(), &key.namespace, &["value", "metaData"]),
         facts,
         instance_id: claim_id.to_owned(),
+        cleaning_mode: machine.spec.automated_cleaning_mode,
     })
 }
 
@@ -208,6 +213,7 @@ fn own_desire(host: &BareMetalHost) -> Option<Desired> {
         meta_data: source(host.spec.meta_data.as_ref(), &namespace, &["value", "metaData"]),
         facts: known_facts(host, &uid),
         instance_id: uid,
+        cleaning_mode: None,
     })
 }
 

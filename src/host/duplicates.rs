@@ -1,5 +1,9 @@
 //! One server, one host object: an index of what hosts say of the server they mean.
 //!
+//! Of several that mean one server, the first may act: the one that uses it before those that do not, then the oldest.
+//! Age alone would let an old host whose address is mended by mistake wipe a server that a younger one runs a workload
+//! on.
+//!
 //! Driven by observed hosts only; an entry whose host no longer says so is dropped when it is looked at.
 
 use std::collections::{BTreeSet, HashMap};
@@ -9,14 +13,40 @@ use jiff::Timestamp;
 
 use crate::key::Key;
 
-/// Age order of host objects: creation, then UID.
-type Age = (Option<Timestamp>, String, Key);
+/// Order of host objects that mean one server: standing, creation, UID.
+type Rank = (Standing, Option<Timestamp>, String, Key);
+
+/// How good a host's right to its server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    /// Something runs on it, or is about to.
+    InUse,
+    /// It is free.
+    Free,
+    /// The server behind its BMC is not the one that its record is about.
+    Stranger,
+}
+
+impl Standing {
+    fn of(host: &BareMetalHost, stranger: bool) -> Self {
+        let spec = &host.spec;
+        let record = spec.record.as_ref();
+        let used = spec.consumer_ref.is_some()
+            || spec.externally_provisioned
+            || record.is_some_and(|r| r.claim.is_some() || r.image.is_some());
+        match (stranger, used) {
+            (true, _) => Self::Stranger,
+            (false, true) => Self::InUse,
+            (false, false) => Self::Free,
+        }
+    }
+}
 
 /// Which host objects name which server.
 #[derive(Debug, Default)]
 pub struct Duplicates {
-    by_mark: HashMap<String, BTreeSet<Age>>,
-    marks_of: HashMap<Key, (Age, Vec<String>)>,
+    by_mark: HashMap<String, BTreeSet<Rank>>,
+    marks_of: HashMap<Key, (Rank, Vec<String>)>,
 }
 
 /// What a host object says of the server it means: the BMC system (normalised), the boot MAC, and the identity that
@@ -54,31 +84,32 @@ fn is_telling(value: &str) -> bool {
 }
 
 impl Duplicates {
-    /// Takes in what a host says now.
-    pub fn observe(&mut self, host: &BareMetalHost) {
+    /// Takes in what a host says now. `stranger`: its BMC reports another machine than its record is about.
+    pub fn observe(&mut self, host: &BareMetalHost, stranger: bool) {
         let key = Key::of(host);
         let marks = marks(host);
-        let age = (
+        let rank = (
+            Standing::of(host, stranger),
             host.metadata.creation_timestamp.as_ref().map(|t| t.0),
             host.metadata.uid.clone().unwrap_or_default(),
             key.clone(),
         );
-        if self.marks_of.get(&key).is_some_and(|known| known.0 == age && known.1 == marks) {
+        if self.marks_of.get(&key).is_some_and(|known| known.0 == rank && known.1 == marks) {
             return;
         }
         self.remove(&key);
         for mark in &marks {
-            self.by_mark.entry(mark.clone()).or_default().insert(age.clone());
+            self.by_mark.entry(mark.clone()).or_default().insert(rank.clone());
         }
-        self.marks_of.insert(key, (age, marks));
+        self.marks_of.insert(key, (rank, marks));
     }
 
     /// Forgets a host that is gone.
     pub fn remove(&mut self, key: &Key) {
-        let Some((age, marks)) = self.marks_of.remove(key) else { return };
+        let Some((rank, marks)) = self.marks_of.remove(key) else { return };
         for mark in marks {
             if let Some(set) = self.by_mark.get_mut(&mark) {
-                set.remove(&age);
+                set.remove(&rank);
                 if set.is_empty() {
                     self.by_mark.remove(&mark);
                 }
@@ -86,15 +117,15 @@ impl Duplicates {
         }
     }
 
-    /// The oldest other host object that names the same server and is older than this one.
-    pub fn older(&self, key: &Key) -> Option<Key> {
-        let (age, marks) = self.marks_of.get(key)?;
+    /// The other host object that names the same server and has the better right to it.
+    pub fn senior(&self, key: &Key) -> Option<Key> {
+        let (rank, marks) = self.marks_of.get(key)?;
         marks
             .iter()
             .filter_map(|mark| self.by_mark.get(mark)?.first())
-            .filter(|first| *first < age)
+            .filter(|first| *first < rank)
             .min()
-            .map(|(_, _, key)| key.clone())
+            .map(|(_, _, _, key)| key.clone())
     }
 }
 
@@ -122,30 +153,48 @@ mod tests {
     #[test]
     fn the_younger_of_two_hosts_with_one_bmc_waits_however_the_address_is_written() {
         let mut index = Duplicates::default();
-        index.observe(&host("b", 2, "redfish-virtualmedia://BMC1:443/redfish/v1/Systems/1/", "52:54:00:00:00:02"));
-        index.observe(&host("a", 1, "redfish://bmc1/redfish/v1/Systems/1", "52:54:00:00:00:01"));
-        assert_eq!(index.older(&Key::new("default", "a")), None);
-        assert_eq!(index.older(&Key::new("default", "b")), Some(Key::new("default", "a")));
+        index.observe(&host("b", 2, "redfish-virtualmedia://BMC1:443/redfish/v1/Systems/1/", "52:54:00:00:00:02"), false);
+        index.observe(&host("a", 1, "redfish://bmc1/redfish/v1/Systems/1", "52:54:00:00:00:01"), false);
+        assert_eq!(index.senior(&Key::new("default", "a")), None);
+        assert_eq!(index.senior(&Key::new("default", "b")), Some(Key::new("default", "a")));
     }
 
     #[test]
     fn two_made_in_the_same_second_are_told_apart_by_uid() {
         let mut index = Duplicates::default();
-        index.observe(&host("b", 1, "redfish://b", "52:54:00:00:00:01"));
-        index.observe(&host("a", 1, "redfish://a", "52:54:00:00:00:01"));
-        assert_eq!(index.older(&Key::new("default", "b")), Some(Key::new("default", "a")));
+        index.observe(&host("b", 1, "redfish://b", "52:54:00:00:00:01"), false);
+        index.observe(&host("a", 1, "redfish://a", "52:54:00:00:00:01"), false);
+        assert_eq!(index.senior(&Key::new("default", "b")), Some(Key::new("default", "a")));
     }
 
     #[test]
     fn an_edit_that_mends_the_address_frees_the_younger() {
         let mut index = Duplicates::default();
-        index.observe(&host("a", 1, "redfish://a", "52:54:00:00:00:01"));
-        index.observe(&host("b", 2, "redfish://a", "52:54:00:00:00:02"));
-        index.observe(&host("b", 2, "redfish://b", "52:54:00:00:00:02"));
-        assert_eq!(index.older(&Key::new("default", "b")), None);
-        index.observe(&host("b", 2, "redfish://a", "52:54:00:00:00:02"));
+        index.observe(&host("a", 1, "redfish://a", "52:54:00:00:00:01"), false);
+        index.observe(&host("b", 2, "redfish://a", "52:54:00:00:00:02"), false);
+        index.observe(&host("b", 2, "redfish://b", "52:54:00:00:00:02"), false);
+        assert_eq!(index.senior(&Key::new("default", "b")), None);
+        index.observe(&host("b", 2, "redfish://a", "52:54:00:00:00:02"), false);
         index.remove(&Key::new("default", "a"));
-        assert_eq!(index.older(&Key::new("default", "b")), None);
+        assert_eq!(index.senior(&Key::new("default", "b")), None);
+    }
+
+    #[test]
+    fn a_server_in_use_stays_with_the_host_that_uses_it() {
+        let mut index = Duplicates::default();
+        let mut used = host("used", 2, "redfish://b", "52:54:00:00:00:02");
+        used.spec.externally_provisioned = true;
+        index.observe(&used, false);
+        // An older host whose address is edited to that of the server in use.
+        index.observe(&host("older", 1, "redfish://b", "52:54:00:00:00:01"), false);
+        assert_eq!(index.senior(&Key::new("default", "used")), None);
+        assert_eq!(index.senior(&Key::new("default", "older")), Some(Key::new("default", "used")));
+        // One that is in use as well but is about another server.
+        let mut stranger = host("older", 1, "redfish://b", "52:54:00:00:00:01");
+        stranger.spec.externally_provisioned = true;
+        index.observe(&stranger, true);
+        assert_eq!(index.senior(&Key::new("default", "used")), None);
+        assert_eq!(index.senior(&Key::new("default", "older")), Some(Key::new("default", "used")));
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub struct Observation<'a> {
     pub host: &'a BareMetalHost,
     /// What uses it.
     pub consumer: Consumer,
-    /// An older host object that names the same server.
+    /// Another host object that names the same server and has the better right to it.
     pub duplicate_of: Option<Key>,
     /// What is known from its BMC.
     pub bmc: &'a BmcMemory,

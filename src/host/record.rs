@@ -43,6 +43,8 @@ pub enum RecordWrite {
         image: Image,
         /// `sha256:<hex>` or `sha512:<hex>`.
         digest: String,
+        /// What is wiped when it is released.
+        cleaning_mode: Option<CleaningMode>,
     },
     /// The image is on the disk, verified; the agent is still in charge.
     FinishWrite {
@@ -130,13 +132,14 @@ impl RecordWrite {
                 end_agent(&mut record);
                 block_move(&mut host, false);
             }
-            Self::BeginWrite { image, digest } => {
+            Self::BeginWrite { image, digest, cleaning_mode } => {
                 record.cleaned = None;
                 record.quiesced_at = None;
                 record.image = Some(ImageRecord {
                     url: image.url.clone(),
                     digest: digest.clone(),
                     write_started_at: Some(time()),
+                    cleaning_mode: *cleaning_mode,
                     ..ImageRecord::default()
                 });
             }
@@ -175,6 +178,10 @@ impl RecordWrite {
                 block_move(&mut host, false);
             }
             Self::Release => {
+                if host.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(DECIDE_ANNOTATION)) {
+                    // Nobody knows what ran there: what the record says of the disks is from before.
+                    record.cleaned = None;
+                }
                 drop_claim(&mut host, &mut record);
                 end_agent(&mut record);
                 block_move(&mut host, false);
@@ -198,7 +205,7 @@ impl RecordWrite {
                         write_started_at: Some(time()),
                         write_finished_at: Some(time()),
                         booted_at: Some(time()),
-                        root_device: None,
+                        ..ImageRecord::default()
                     }),
                     inspected_at: record.inspected_at,
                     ..HostRecord::default()

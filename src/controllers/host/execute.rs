@@ -144,7 +144,12 @@ async fn after_write(
             context.with(key, |r| r.slot = None);
         }
         RecordWrite::BeginBoot { .. } => context.with(key, |r| r.bmc.attempt = 0),
-        RecordWrite::ClearRetry => context.with(key, |r| r.bmc.failure = None),
+        RecordWrite::ClearRetry => {
+            context.with(key, |r| r.bmc.failure = None);
+            if let Some(desired) = context.consumer(host).desired() {
+                context.images.retry_now(&desired.image);
+            }
+        }
         _ => {}
     }
     Ok(())

@@ -223,7 +223,7 @@ async fn connect(
 }
 
 /// `clusterctl move` takes a Secret along only if it is labelled.
-async fn label_for_move(secrets: &Api<Secret>, secret: &Secret) -> Result<(), ReconcileError> {
+pub(super) async fn label_for_move(secrets: &Api<Secret>, secret: &Secret) -> Result<(), ReconcileError> {
     if secret.labels().contains_key(ferric_api::names::MOVE_LABEL) {
         return Ok(());
     }

@@ -34,6 +34,7 @@ use crate::deploy::{Hub, ImageCache};
 use crate::host::consumer;
 use crate::host::duplicates::Duplicates;
 use crate::host::memory::BmcMemory;
+use crate::host::record::same_machine;
 use crate::host::report::{self, Difference};
 use crate::host::{Consumer, Limits, Observation, Plan, Step, plan};
 use crate::key::Key;
@@ -205,7 +206,7 @@ impl HostContext {
     fn index_all(&self) {
         let mut table = self.table();
         for host in self.hosts.store().state() {
-            table.duplicates.observe(&host);
+            table.duplicates.observe(&host, false);
         }
     }
 
@@ -221,10 +222,11 @@ impl HostContext {
         self.pool.forget(&key.to_string());
     }
 
-    fn older_twin(&self, key: &Key) -> Option<Key> {
+    /// Another host that names the same server and has the better right to it.
+    fn senior_twin(&self, key: &Key) -> Option<Key> {
         let mut table = self.table();
         loop {
-            let other = table.duplicates.older(key)?;
+            let other = table.duplicates.senior(key)?;
             if self.hosts.get(&other).is_some() {
                 return Some(other);
             }
@@ -369,8 +371,6 @@ type Image = Option<crate::deploy::ImageState>;
 
 fn observe(host: &BareMetalHost, key: &Key, context: &HostContext) -> (Plan, BmcMemory, Image) {
     let now = Timestamp::now();
-    context.table().duplicates.observe(host);
-    let duplicate_of = context.older_twin(key);
     let consumer = context.consumer(host);
     let agent = context.hub.view(key);
     if let Some(agent) = &agent {
@@ -389,6 +389,8 @@ fn observe(host: &BareMetalHost, key: &Key, context: &HostContext) -> (Plan, Bmc
         };
         r.bmc.clone()
     });
+    context.table().duplicates.observe(host, is_stranger(host, &memory));
+    let duplicate_of = context.senior_twin(key);
     let unwritten = host
         .spec
         .record
@@ -409,6 +411,13 @@ fn observe(host: &BareMetalHost, key: &Key, context: &HostContext) -> (Plan, Bmc
         limits: context.limits,
     };
     (plan(&observation), memory, image)
+}
+
+/// Whether the BMC reports another machine than the record is about.
+fn is_stranger(host: &BareMetalHost, memory: &BmcMemory) -> bool {
+    let known = host.spec.record.as_ref().and_then(|record| record.identity.as_ref());
+    let facts = memory.facts.as_ref().map(|facts| &facts.value);
+    known.zip(facts).is_some_and(|(known, facts)| !same_machine(known, &plan::reported(host, facts)))
 }
 
 /// Reports, and says when to look again.

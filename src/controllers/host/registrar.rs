@@ -118,6 +118,7 @@ fn check_machine(identity: &HostIdentity, inventory: &Inventory) -> Result<(), R
         if let Some(expected) = expected
             && !got.is_empty()
             && !expected.eq_ignore_ascii_case(got)
+            && !swapped_uuid(expected).is_some_and(|swapped| swapped.eq_ignore_ascii_case(got))
         {
             return Err(RegisterError::WrongMachine {
                 what: what.to_owned(),
@@ -127,4 +128,35 @@ fn check_machine(identity: &HostIdentity, inventory: &Inventory) -> Result<(), R
         }
     }
     Ok(())
+}
+
+/// The UUID with the byte order of its first three fields swapped. SMBIOS 2.6 (7.2.1) stores them little-endian, and
+/// firmware and BMCs disagree about which order to print.
+fn swapped_uuid(text: &str) -> Option<String> {
+    let uuid = uuid::Uuid::try_parse(text).ok()?;
+    let (a, b, c, rest) = uuid.as_fields();
+    Some(
+        uuid::Uuid::from_fields(a.swap_bytes(), b.swap_bytes(), c.swap_bytes(), rest).hyphenated().to_string(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_machine_is_known_by_its_uuid_in_either_byte_order_and_refused_otherwise() {
+        let identity = HostIdentity {
+            system_uuid: Some("00112233-4455-6677-8899-aabbccddeeff".to_owned()),
+            ..HostIdentity::default()
+        };
+        let reports = |uuid: &str| {
+            check_machine(&identity, &Inventory { system_uuid: uuid.to_owned(), ..Inventory::default() })
+        };
+        assert!(reports("00112233-4455-6677-8899-AABBCCDDEEFF").is_ok());
+        assert!(reports("33221100-5544-7766-8899-aabbccddeeff").is_ok());
+        assert!(matches!(reports("33221100-5544-7766-8899-aabbccddee00"), Err(RegisterError::WrongMachine { .. })));
+    }
 }

@@ -12,10 +12,11 @@ use kube::Api;
 use serde_json::Value;
 
 use super::execute::Outcome;
+use super::jobs::label_for_move;
 use super::{HostContext, ReconcileError};
 use crate::deploy::images::{ImageState, ReadyImage};
 use crate::host::consumer::{Desired, SecretSource};
-use crate::host::AgentTask;
+use crate::host::{AgentTask, Consumer};
 use crate::key::Key;
 use crate::patch;
 
@@ -66,11 +67,14 @@ async fn deploy(
     let ImageState::Ready(image) = context.images.ensure(key, &desired.image) else {
         return Ok(Err(("ImageNotReady", "the image is not in the cache any more".to_owned())));
     };
+    // Bootstrap data has an owner with which it moves.
+    let bootstrap = matches!(consumer, Consumer::Machine { .. });
+    let sources = [(&desired.user_data, !bootstrap), (&desired.network_data, true), (&desired.meta_data, true)];
     let mut data = Vec::new();
-    for source in [&desired.user_data, &desired.network_data, &desired.meta_data] {
+    for (source, label) in sources {
         data.push(match source {
             None => None,
-            Some(source) => match read(context, source).await? {
+            Some(source) => match read(context, source, label).await? {
                 Ok(data) => Some(data),
                 Err(message) => return Ok(Err(("SecretMissing", message))),
             },
@@ -140,13 +144,20 @@ fn hints(desired: &Desired) -> Option<v1::RootDeviceHints> {
     })
 }
 
-/// Reads one key of a Secret; the message names what is missing.
-async fn read(context: &HostContext, source: &SecretSource) -> Result<Result<Vec<u8>, String>, ReconcileError> {
+/// Reads one key of a Secret; the message names what is missing. `label`: `clusterctl move` is to take it along.
+async fn read(
+    context: &HostContext,
+    source: &SecretSource,
+    label: bool,
+) -> Result<Result<Vec<u8>, String>, ReconcileError> {
     let SecretSource { secret: key, keys } = source;
     let api: Api<Secret> = Api::namespaced(context.client.clone(), &key.namespace);
     let Some(secret) = patch::get_opt(&api, &key.name).await? else {
         return Ok(Err(format!("Secret {key} does not exist")));
     };
+    if label {
+        label_for_move(&api, &secret).await?;
+    }
     let data = secret.data.unwrap_or_default();
     let value = keys.iter().find_map(|name| data.get(*name)).map(|value| value.0.clone());
     Ok(value.ok_or_else(|| format!("Secret {key} has none of the keys {}", keys.join(", "))))

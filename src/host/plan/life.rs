@@ -190,7 +190,11 @@ pub(super) fn provision(o: &Observation<'_>) -> Plan {
         Err(plan) => return *plan,
     };
     if on_disk.is_none_or(|image| image.digest != ready.digest) {
-        let write = RecordWrite::BeginWrite { image: desired.image.clone(), digest: ready.digest.clone() };
+        let write = RecordWrite::BeginWrite {
+            image: desired.image.clone(),
+            digest: ready.digest.clone(),
+            cleaning_mode: desired.cleaning_mode,
+        };
         return act(state, Action::Write { write, guarded: true });
     }
     let id = format!("deploy-{}-{}", view.boot_number, o.bmc.attempt);

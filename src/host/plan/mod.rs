@@ -12,10 +12,10 @@ mod tests;
 
 use std::time::Duration;
 
-use ferric_api::ProvisioningState as State;
+use ferric_api::{BareMetalHost, ProvisioningState as State};
 use ferric_api::host::{CleaningMode, ErrorType, HostIdentity, HostRecord};
 use ferric_api::names;
-use ferric_bmc::PowerState;
+use ferric_bmc::{PowerState, SystemFacts};
 use jiff::{SignedDuration, Timestamp};
 
 use super::consumer::cleaning_mode;
@@ -51,7 +51,7 @@ fn decide(o: &Observation<'_>) -> Plan {
     };
     if let Some(other) = &o.duplicate_of {
         let message = format!(
-            "BareMetalHost {other} is older and names the same server; delete one of the two, or mend \
+            "BareMetalHost {other} names the same server and is older, or uses it; delete one of the two, or mend \
              spec.bmc.address ({}) or spec.bootMACAddress",
             bmc.address
         );
@@ -66,11 +66,11 @@ fn decide(o: &Observation<'_>) -> Plan {
     if let Some(running) = &o.bmc.running {
         return wait(state_of(o), Wait::new("BMC", running.value.describe(), LONG));
     }
+    if annotation(o, names::RETRY_ANNOTATION).is_some() {
+        return act(state_of(o), Action::Write { write: RecordWrite::ClearRetry, guarded: false });
+    }
     if let Some(failure) = &o.bmc.failure {
         let retry_at = failure.retry_at(&o.limits, &seed(o));
-        if annotation(o, names::RETRY_ANNOTATION).is_some() {
-            return act(state_of(o), Action::Write { write: RecordWrite::ClearRetry, guarded: false });
-        }
         if o.now < retry_at {
             let message = format!("the next try: {}", failure.message);
             return wait(state_of(o), Wait::new("Retry", message, until(o.now, retry_at)).until(retry_at));
@@ -79,19 +79,19 @@ fn decide(o: &Observation<'_>) -> Plan {
     let Some(facts) = &o.bmc.facts else {
         return job(o, Job::Probe);
     };
-    let reported = HostIdentity {
-        system_uuid: facts.value.system_uuid.clone(),
-        serial_number: facts.value.serial_number.clone(),
-        boot_mac_address: o.host.spec.boot_mac_address.as_ref().map(|mac| mac.to_ascii_lowercase()),
-    };
+    let reported = reported(o.host, &facts.value);
     match record(o).and_then(|r| r.identity.as_ref()) {
         Some(known) if !same_machine(known, &reported) => {
-            if o.host.spec.consumer_ref.is_some() || o.host.spec.externally_provisioned {
+            let in_use = o.host.spec.consumer_ref.is_some()
+                || o.host.spec.externally_provisioned
+                || record(o).is_some_and(|r| r.image.is_some());
+            if in_use {
                 let message = format!(
                     "an operator's decision: the BMC reports another machine ({}) than the record is about ({}); \
-                     nothing is done to it. Mend spec.bmc.address, or delete this host",
+                     nothing is done to it. Mend spec.bmc.address, or annotate this host with {} and delete it",
                     show(&reported),
-                    show(known)
+                    show(known),
+                    names::DETACHED_ANNOTATION
                 );
                 let mut plan = wait(state_of(o), Wait::new("IdentityMismatch", message.clone(), LONG));
                 plan.registered = Some((false, "IdentityMismatch", message));
@@ -111,18 +111,7 @@ fn decide(o: &Observation<'_>) -> Plan {
     }
     match &o.consumer {
         Consumer::NoUsableRecord { .. } => return release::undecided(o, reported),
-        Consumer::Missing { what } => {
-            let since = o.bmc.consumer_missing_since.unwrap_or(o.now);
-            let deadline = after(since, o.limits.consumer_missing);
-            if o.now < deadline {
-                return wait(
-                    state_of(o),
-                    Wait::new("ConsumerMissing", format!("{what} to appear"), until(o.now, deadline))
-                        .until(deadline),
-                );
-            }
-            return release::release(o, &format!("{what} is gone"));
-        }
+        Consumer::Missing { what } => return release::missing(o, what, reported),
         Consumer::Releasing { by } => return release::release(o, by),
         Consumer::Foreign { what } => {
             return wait(state_of(o), Wait::new("ForeignConsumer", format!("{what} to let the host go"), LONG));
@@ -148,6 +137,15 @@ fn decide(o: &Observation<'_>) -> Plan {
     match &o.consumer {
         Consumer::Machine { .. } | Consumer::None { desired: Some(_) } => life::provision(o),
         _ => life::available(o),
+    }
+}
+
+/// The machine behind a host's BMC, as that reports it.
+pub fn reported(host: &BareMetalHost, facts: &SystemFacts) -> HostIdentity {
+    HostIdentity {
+        system_uuid: facts.system_uuid.clone(),
+        serial_number: facts.serial_number.clone(),
+        boot_mac_address: host.spec.boot_mac_address.as_ref().map(|mac| mac.to_ascii_lowercase()),
     }
 }
 
@@ -198,8 +196,12 @@ fn left_alone(o: &Observation<'_>) -> Option<String> {
         }
     }
     let deleting = o.host.metadata.deletion_timestamp.is_some();
-    for name in [names::DETACHED_ANNOTATION, names::METAL3_DETACHED_ANNOTATION] {
-        // A detached host that is deleted is let go without being touched: see `release::deletion`.
+    for name in
+        [names::DETACHED_ANNOTATION, names::METAL3_DETACHED_ANNOTATION, names::DELETE_FOR_MOVE_ANNOTATION]
+    {
+        // A detached host that is deleted is let go without being touched: see `release::deletion`. `clusterctl move`
+        // puts its annotation *in place of* all others, so a pause is gone by then, and deletes a moment later; the
+        // server belongs to the other management cluster already.
         if !deleting && annotation(o, name).is_some() {
             return Some(format!("annotation {name}"));
         }

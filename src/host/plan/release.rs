@@ -6,15 +6,13 @@ use ferric_api::names;
 use ferric_bmc::{PowerAction, PowerState};
 
 use super::boot::read_power;
-use super::{LONG, act, annotation, fresh_power, record, state_of, wait};
+use super::{LONG, act, after, annotation, fresh_power, record, state_of, until, wait};
 use crate::host::{Action, Consumer, Job, Observation, Plan, RecordWrite, Wait};
 
 /// The consumer lets the host go. The claim ends when the old workload is certainly dead.
 pub(super) fn release(o: &Observation<'_>, _by: &str) -> Plan {
     let state = State::Deprovisioning;
-    let record = record(o);
-    let nothing_started = record.is_none_or(|r| r.image.is_none() && r.agent.as_ref().is_none_or(|a| a.ended));
-    if nothing_started {
+    if nothing_started(o) {
         return act(state, Action::Write { write: RecordWrite::Free, guarded: false });
     }
     match fresh_power(o) {
@@ -34,11 +32,62 @@ pub(super) fn abandon(o: &Observation<'_>) -> Option<Plan> {
     })
 }
 
+/// The consumer is not to be found. Our finalizer keeps a machine until its host has let go, so this is a move or a
+/// restore in which the machine comes later, or somebody removed the finalizer by force. A claim under which nothing
+/// was started ends by itself; whatever else may run on the server is not ours to stop.
+pub(super) fn missing(o: &Observation<'_>, what: &str, identity: HostIdentity) -> Plan {
+    let claimed = record(o).is_some_and(|r| r.identity.is_some() && r.claim.is_some());
+    if claimed && nothing_started(o) {
+        let since = o.bmc.consumer_missing_since.unwrap_or(o.now);
+        let deadline = after(since, o.limits.consumer_missing);
+        if o.now < deadline {
+            let waiting = Wait::new("ConsumerMissing", format!("{what} to appear"), until(o.now, deadline));
+            return wait(state_of(o), waiting.until(deadline));
+        }
+        return release(o, what);
+    }
+    if let Some(plan) = decided_to_release(o, &identity) {
+        return plan;
+    }
+    let message = format!(
+        "{what} to appear: the host names it as its consumer but it is not there, so nothing is done to the server. \
+         Restore it, or annotate the host with {}=release to stop, wipe and free it",
+        names::DECIDE_ANNOTATION
+    );
+    let mut plan = wait(state_of(o), Wait::new("ConsumerMissing", message.clone(), LONG));
+    plan.registered = Some((true, "ConsumerMissing", message));
+    plan
+}
+
+/// Whether nothing was done to the server under the present claim.
+fn nothing_started(o: &Observation<'_>) -> bool {
+    record(o).is_none_or(|r| r.image.is_none() && r.agent.as_ref().is_none_or(|a| a.ended))
+}
+
+/// Annotation `decide: release`: the operator says that what runs on the server may be stopped and wiped.
+fn decided_to_release(o: &Observation<'_>, identity: &HostIdentity) -> Option<Plan> {
+    if annotation(o, names::DECIDE_ANNOTATION) != Some("release") {
+        return None;
+    }
+    if record(o).is_none_or(|r| r.identity.is_none()) {
+        let write = RecordWrite::Enrol { identity: identity.clone() };
+        return Some(act(state_of(o), Action::Write { write, guarded: true }));
+    }
+    Some(match fresh_power(o) {
+        None => read_power(state_of(o)),
+        Some(PowerState::Off) => act(state_of(o), Action::Write { write: RecordWrite::Release, guarded: true }),
+        Some(_) => act(state_of(o), Action::Job { job: Job::Power(PowerAction::ForceOff), guarded: true }),
+    })
+}
+
 /// A host with a consumer but no usable record is never written, wiped or powered until an operator decides.
 pub(super) fn undecided(o: &Observation<'_>, identity: HostIdentity) -> Plan {
     let Consumer::NoUsableRecord { what, claim_id, provider_id, image } = &o.consumer else {
         return wait(state_of(o), Wait::new("NoUsableRecord", "an operator's decision", LONG));
     };
+    if let Some(plan) = decided_to_release(o, &identity) {
+        return plan;
+    }
     match (annotation(o, names::DECIDE_ANNOTATION), claim_id) {
         (Some("adopt"), Some(claim_id)) => act(
             state_of(o),
@@ -52,18 +101,6 @@ pub(super) fn undecided(o: &Observation<'_>, identity: HostIdentity) -> Plan {
                 guarded: true,
             },
         ),
-        (Some("release"), _) => {
-            if record(o).is_none_or(|r| r.identity.is_none()) {
-                return act(state_of(o), Action::Write { write: RecordWrite::Enrol { identity }, guarded: true });
-            }
-            match fresh_power(o) {
-                None => read_power(state_of(o)),
-                Some(PowerState::Off) => {
-                    act(state_of(o), Action::Write { write: RecordWrite::Release, guarded: true })
-                }
-                Some(_) => act(state_of(o), Action::Job { job: Job::Power(PowerAction::ForceOff), guarded: true }),
-            }
-        }
         _ => {
             let message = format!(
                 "an operator's decision: the host names consumer {what} but its record holds no matching claim, so \

@@ -271,7 +271,7 @@ impl World {
                     }
                 }
                 Step::Rest(_) => return plan,
-                Step::Wait(wait) if matches!(wait.reason, "AgentBoot" | "AgentAway" | "Retry" | "ConsumerMissing") => {
+                Step::Wait(wait) if matches!(wait.reason, "AgentBoot" | "AgentAway" | "Retry") => {
                     self.now = after(self.now, wait.wake);
                 }
                 Step::Wait(_) => return plan,
@@ -484,6 +484,105 @@ fn abandoning_with_another_claim_does_nothing() {
     world.host.metadata.annotations =
         Some(BTreeMap::from([(names::ABANDON_ANNOTATION.to_owned(), "claim-1".to_owned())]));
     let Step::Act(Action::Write { write: RecordWrite::Abandon { .. }, .. }) = world.plan().step else { panic!() };
+}
+
+/// `clusterctl move` replaces all annotations, so also those that pause a host, and deletes a moment later.
+#[test]
+fn a_host_that_was_moved_away_is_left_alone_and_let_go() {
+    let mut world = World::new();
+    world.settle(|_| false);
+    world.running = Running::Disk;
+    world.memory.power = None;
+    world.host.metadata.annotations =
+        Some(BTreeMap::from([(names::DELETE_FOR_MOVE_ANNOTATION.to_owned(), String::new())]));
+    assert!(matches!(world.plan().step, Step::Wait(_)));
+    world.host.metadata.deletion_timestamp = Some(Time(world.now));
+    let Step::Act(Action::Write { write: RecordWrite::RemoveFinalizer, .. }) = world.plan().step else { panic!() };
+}
+
+/// In a move or a restore hosts come before their consumers, or their consumers go before them.
+#[test]
+fn a_host_whose_consumer_is_missing_is_not_stopped_however_long_that_lasts() {
+    let mut world = World::new();
+    world.settle(|_| false);
+    world.claim();
+    world.settle(|_| false);
+    world.restart();
+    world.consumer = Consumer::Missing { what: "BareMetalMachine default/m".to_owned() };
+    world.memory.consumer_missing_since = Some(world.now);
+    world.now = after(world.now, Duration::from_secs(24 * 3600));
+    world.steps.clear();
+    let Step::Wait(wait) = world.settle(|_| false).step else { panic!() };
+    assert_eq!((wait.reason, world.running), ("ConsumerMissing", Running::Disk));
+    assert!(world.steps.iter().all(|s| s.contains("Probe")), "{:?}", world.steps);
+
+    world.host.metadata.annotations =
+        Some(BTreeMap::from([(names::DECIDE_ANNOTATION.to_owned(), "release".to_owned())]));
+    world.consumer = Consumer::Missing { what: "BareMetalMachine default/m".to_owned() };
+    while world.host.spec.consumer_ref.is_some() {
+        let Step::Act(action) = world.plan().step else { panic!("{:?}", world.plan()) };
+        world.act(&action);
+    }
+    world.consumer = Consumer::None { desired: None };
+    assert_eq!(world.settle(|_| false).state, State::Available);
+    assert_eq!((world.disk.as_deref(), world.cleanings), (None, 2));
+}
+
+#[test]
+fn a_claim_under_which_nothing_was_started_ends_when_its_machine_stays_away() {
+    let mut world = World::new();
+    world.settle(|_| false);
+    world.claim();
+    world.consumer = Consumer::Missing { what: "BareMetalMachine default/m".to_owned() };
+    world.memory.consumer_missing_since = Some(world.now);
+    assert!(matches!(world.plan().step, Step::Wait(_)));
+    world.now = after(world.now, Duration::from_secs(121));
+    let Step::Act(Action::Write { write: RecordWrite::Free, .. }) = world.plan().step else { panic!() };
+}
+
+#[test]
+fn a_host_with_a_missing_consumer_and_no_record_is_only_read() {
+    let mut world = World::new();
+    world.running = Running::Disk;
+    world.host.spec.consumer_ref = Some(ConsumerRef { name: Some("m".to_owned()), ..ConsumerRef::default() });
+    world.consumer = Consumer::Missing { what: "BareMetalMachine default/m".to_owned() };
+    world.memory.consumer_missing_since = Some(world.now);
+    world.now = after(world.now, Duration::from_secs(24 * 3600));
+    let Step::Wait(wait) = world.settle(|_| false).step else { panic!() };
+    assert_eq!((wait.reason, world.running), ("ConsumerMissing", Running::Disk));
+    assert!(world.steps.iter().all(|s| s.contains("Probe")), "{:?}", world.steps);
+}
+
+#[test]
+fn what_an_operator_releases_is_wiped_whatever_the_record_says_of_its_disks() {
+    let mut world = World::new();
+    world.settle(|_| false);
+    world.running = Running::Disk;
+    world.host.spec.consumer_ref = Some(ConsumerRef { name: Some("m".to_owned()), ..ConsumerRef::default() });
+    world.consumer = Consumer::Missing { what: "BareMetalMachine default/m".to_owned() };
+    world.host.metadata.annotations =
+        Some(BTreeMap::from([(names::DECIDE_ANNOTATION.to_owned(), "release".to_owned())]));
+    while world.host.spec.consumer_ref.is_some() {
+        let Step::Act(action) = world.plan().step else { panic!("{:?}", world.plan()) };
+        world.act(&action);
+    }
+    world.consumer = Consumer::None { desired: None };
+    assert_eq!(world.settle(|_| false).state, State::Available);
+    assert_eq!((world.running, world.cleanings), (Running::Nothing, 2));
+}
+
+/// A new mainboard must not cost what was written by hand.
+#[test]
+fn a_host_written_by_hand_waits_when_its_bmc_reports_another_machine() {
+    let mut world = World::new();
+    world.host.spec.image = Some(image());
+    world.consumer = Consumer::None { desired: Some(desired()) };
+    world.settle(|_| false);
+    world.host.spec.record.as_mut().unwrap().identity.as_mut().unwrap().serial_number = Some("other".to_owned());
+    world.restart();
+    let plan = world.settle(|_| false);
+    assert_eq!(plan.registered.as_ref().unwrap().1, "IdentityMismatch");
+    assert_eq!((world.running, world.cleanings), (Running::Disk, 1));
 }
 
 proptest! {

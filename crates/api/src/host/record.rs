@@ -77,9 +77,12 @@ pub struct ImageRecord {
     /// When the write was verified and synced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub write_finished_at: Option<Time>,
-    /// When the host was first seen booting from the written disk.
+    /// When the host was told to start from the written disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub booted_at: Option<Time>,
+    /// What is wiped when this image is released, as its consumer asked for it; the host's own mode when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cleaning_mode: Option<CleaningMode>,
     /// The disk that was written, as the agent names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root_device: Option<String>,

@@ -45,7 +45,7 @@ pub struct Options {
     #[arg(long, env = "FERRIC_WATCH_FILTER", value_name = "VALUE", help_heading = "What is managed")]
     pub watch_filter: Option<String>,
 
-    /// Namespace of the manager itself: its keys (Secret ferric-agent-keys) and its lease live there
+    /// Namespace of the manager itself: its keys (Secret ferric-agent-keys) and its lease live there [default: $POD_NAMESPACE, else ferric-system]
     #[arg(
         long,
         env = "FERRIC_IDENTITY_NAMESPACE",
@@ -210,16 +210,6 @@ pub struct Options {
         default_value_t = 16
     )]
     pub max_concurrent_reconciles: u16,
-
-    /// Smallest disk, in GB (10^9 bytes), that is taken as root disk when a host has no root device hints
-    #[arg(
-        long,
-        env = "FERRIC_MINIMUM_ROOT_DISK_GIGABYTES",
-        value_name = "GB",
-        help_heading = "Limits",
-        default_value_t = 4
-    )]
-    pub minimum_root_disk_gigabytes: u32,
 
     /// Seconds between two reads of the power state of a host at rest, jittered by a fifth. 0 turns them off
     #[arg(

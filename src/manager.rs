@@ -88,6 +88,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         wake.clone(),
     )
     .with_context(|| format!("--image-cache-dir {}", options.image_cache_dir.display()))?;
+    let pool = Arc::new(BmcPool::new(ferric_bmc::Limits {
+        request: options.bmc_timeout(),
+        ..ferric_bmc::Limits::default()
+    }));
     let host_context = HostContext::new(HostParts {
         client: client.clone(),
         hosts: caches.hosts.clone(),
@@ -96,7 +100,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         clusters: caches.clusters.clone(),
         hub: hub.clone(),
         images: images.clone(),
-        pool: BmcPool::new(ferric_bmc::Limits { request: options.bmc_timeout(), ..ferric_bmc::Limits::default() }),
+        pool: pool.clone(),
         boot: BootSettings {
             boot_url: boot_url.clone(),
             agent_url: agent_url.clone(),
@@ -111,6 +115,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         events: events.clone(),
         metrics: metrics.clone(),
         wake,
+        leader: leader.clone(),
     });
 
     let agent_server = AgentServer {
@@ -188,6 +193,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     // In this order: nothing acts any more, then the lease is given up, so that the next holder is alone.
     let _ = tokio::time::timeout(GRACE, async { while controllers.join_next().await.is_some() {} }).await;
     controllers.shutdown().await;
+    // BMCs have few session slots: what was logged in logs out.
+    let _ = tokio::time::timeout(Duration::from_secs(5), pool.close()).await;
     release.cancel();
     let _ = tokio::time::timeout(Duration::from_secs(5), async { while election.join_next().await.is_some() {} }).await;
     tasks.shutdown().await;

@@ -121,16 +121,17 @@ impl Board {
                 (Ok(host), wake)
             }
             Err(none) => {
-                let mut wake = self.unplace(machine);
-                wake.extend(self.wait(machine, ask.clone()));
+                // What is not to be had now may be later, and is then worth waking up for.
+                let wake = self.wait(machine, Ask { except: None, ..ask.clone() });
                 (Err(Box::new(none)), wake)
             }
         }
     }
 
-    /// Whether a host is named by a machine; for the sentence that says why none is free.
+    /// Whether a machine names the host and is about to claim it. One that waits for a host names at most what it
+    /// could not have, and keeps nobody else from it.
     pub fn is_named(&self, host: &Key) -> bool {
-        self.named.get(host).is_some_and(|machines| !machines.is_empty())
+        self.named.get(host).is_some_and(|machines| machines.iter().any(|m| !self.tickets.contains_key(m)))
     }
 
     /// The machine's intent was not written: the host is on offer again. Returns the machines to wake.
@@ -236,7 +237,8 @@ impl Board {
     }
 
     fn named_by_another(&self, host: &Key, machine: &Key) -> bool {
-        self.named.get(host).is_some_and(|machines| machines.iter().any(|m| m != machine))
+        let others = |m: &Key| m != machine && !self.tickets.contains_key(m);
+        self.named.get(host).is_some_and(|machines| machines.iter().any(others))
     }
 
     /// How many machines of a group, other than this one, are placed in each rack.
@@ -359,6 +361,23 @@ mod tests {
         assert!(board.choose(&key("m1"), &ask("m1")).0.is_ok());
         assert!(board.choose(&key("m2"), &ask("m2")).0.is_err());
         assert_eq!(board.unplace(&key("m1")), [key("m2")]);
+    }
+
+    #[test]
+    fn a_machine_that_waits_keeps_nobody_from_the_host_that_it_names() {
+        let mut board = Board::default();
+        let mut stuck = machine("m1");
+        stuck.spec.host_ref = Some(HostRef { namespace: "ns".into(), name: "a".into() });
+        board.machine_changed(&stuck);
+        board.host_changed(&used("a"));
+        let except = Ask { except: Some(key("a")), ..ask("m1") };
+        assert!(board.choose(&key("m1"), &except).0.is_err());
+        assert_eq!(board.host_changed(&free("a")), [key("m1"), key("m1")], "it names it, and it waits");
+        assert_eq!(board.decided(&key("m1")), [], "it claims what it names");
+        assert!(board.choose(&key("m2"), &ask("m2")).0.is_err());
+
+        assert!(board.choose(&key("m1"), &except).0.is_err(), "it waits again");
+        assert!(board.choose(&key("m2"), &ask("m2")).0.is_ok());
     }
 
     #[test]

@@ -17,6 +17,16 @@ use crate::key::Key;
 /// Kind that a `consumerRef` to a machine names.
 pub const CONSUMER_KIND: &str = "BareMetalMachine";
 
+/// Annotation of a machine: the host (`namespace/name`) that its intent moved on from last. Before the machine claims
+/// another, that host must have been read as not naming it.
+///
+/// The compare-and-swaps alone do not see to that. Two managers may look at one machine: the first finds that the host
+/// is no good and is about to move on; the host comes good and the second claims it, which does not touch the machine;
+/// the host starts to work; the first moves on. Writing down what was left, in the same write that leaves it, and
+/// looking there *after* that write closes the gap: either the host's controller sees that the machine has left, or we
+/// see that the host was claimed, and wait until it has let go.
+pub const LEFT_HOST_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/left-host";
+
 /// How a host stands to a machine that names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Relation {
@@ -80,14 +90,28 @@ pub fn intent(machine: &BareMetalMachine) -> Option<(Key, &str)> {
     Some((Key::new(&host.namespace, &host.name), claim))
 }
 
-/// The first write: finalizer, `hostRef` and a fresh claim ID, as a merge patch. To be sent with the machine's
-/// resourceVersion.
+/// The host that the machine's intent moved on from last.
+pub fn left_host(machine: &BareMetalMachine) -> Option<Key> {
+    Key::parse(machine.annotations().get(LEFT_HOST_ANNOTATION)?)
+}
+
+/// Whether the host names the machine as its consumer, under whatever claim.
+pub fn names(host: &BareMetalHost, machine: &BareMetalMachine) -> bool {
+    host.spec.consumer_ref.as_ref().is_some_and(|consumer| is_consumer(consumer, machine))
+}
+
+/// The first write: finalizer, `hostRef` and a fresh claim ID, as a merge patch, and with them the host that is left,
+/// if there was an intent before. To be sent with the machine's resourceVersion.
 pub fn intent_patch(machine: &BareMetalMachine, host: &Key, claim_id: &str) -> Value {
     let host_ref = HostRef { namespace: host.namespace.clone(), name: host.name.clone() };
-    json!({
+    let mut patch = json!({
         "metadata": { "finalizers": with_finalizer(machine) },
         "spec": { "hostRef": host_ref, "claimID": claim_id },
-    })
+    });
+    if let Some((left, _)) = intent(machine).filter(|(left, _)| left != host) {
+        patch["metadata"]["annotations"] = json!({ LEFT_HOST_ANNOTATION: left.to_string() });
+    }
+    patch
 }
 
 /// The machine's finalizers and ours.
@@ -189,6 +213,14 @@ mod tests {
         let patch = intent_patch(&machine, &Key::new("ns", "h"), "c1");
         assert_eq!(patch["metadata"]["finalizers"], json!(["x/y", names::MACHINE_FINALIZER]));
         assert_eq!(patch["spec"], json!({"hostRef": {"namespace": "ns", "name": "h"}, "claimID": "c1"}));
+    }
+
+    #[test]
+    fn an_intent_that_moves_on_writes_down_what_it_left() {
+        assert_eq!(left_host(&intending()), None);
+        let moved = merged(&intending(), &intent_patch(&intending(), &Key::new("ns", "h2"), "c2"));
+        assert_eq!(left_host(&moved), Some(Key::new("ns", "h")));
+        assert_eq!(intent(&moved), Some((Key::new("ns", "h2"), "c2")));
     }
 
     #[rstest::rstest]

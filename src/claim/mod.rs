@@ -18,6 +18,4 @@ pub mod selector;
 #[cfg(test)]
 mod fixtures;
 #[cfg(test)]
-mod plan_tests;
-#[cfg(test)]
 mod simulation;

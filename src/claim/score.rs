@@ -14,6 +14,7 @@ use ferric_api::{BareMetalHost, BareMetalMachine, ProvisioningState, names};
 use kube::ResourceExt;
 
 use super::selector::{Labels, Selector};
+use crate::key::Key;
 
 /// Machines that are spread over racks together: the machines of one owner set of one cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -59,6 +60,8 @@ pub struct Ask {
     pub failure_domain: Option<String>,
     /// Which machines it is spread with.
     pub group: Group,
+    /// The host that the machine names and that was just read as not to be had: whatever a cache says of it is older.
+    pub except: Option<Key>,
 }
 
 /// Why a host is passed over. The order is that in which the reasons are looked at: a host that does not even match
@@ -87,6 +90,8 @@ pub enum Rejection {
     Unhealthy,
     /// It is not `available` (yet).
     State(ProvisioningState),
+    /// It was just read as not to be had.
+    Except,
     /// Another machine names it and is about to claim it.
     Assumed,
     /// It became free a moment ago.
@@ -110,6 +115,7 @@ impl Rejection {
             Self::Unhealthy => format!("{is} unhealthy"),
             Self::State(ProvisioningState::None) => format!("{is} new"),
             Self::State(state) => format!("{is} {}", state_name(state)),
+            Self::Except => format!("{is} no longer to be had"),
             Self::Assumed => format!("{is} about to be claimed"),
             Self::JustFreed => format!("{is} just freed"),
         }
@@ -182,6 +188,9 @@ pub fn occupied(host: &BareMetalHost) -> Option<Rejection> {
 pub fn reject(ask: &Ask, host: &BareMetalHost) -> Option<(Rejection, Option<String>)> {
     if host.metadata.namespace.as_deref() != Some(ask.namespace.as_str()) {
         return Some((Rejection::Namespace, None));
+    }
+    if ask.except.as_ref().is_some_and(|except| *except == Key::of(host)) {
+        return Some((Rejection::Except, None));
     }
     let none = Labels::new();
     if let Some(blame) = ask.selector.mismatch(host.metadata.labels.as_ref().unwrap_or(&none)) {

@@ -133,7 +133,6 @@ struct Attempt {
 enum Pending {
     Machine(Value),
     Host(Value),
-    LookBack(Arc<BareMetalMachine>, Key),
 }
 
 /// A manager.
@@ -198,17 +197,14 @@ impl Planner {
         let key = Key::new("ns", name);
         match a.pending.take() {
             Some(Pending::Machine(patch)) => {
-                let before = a.machine.clone();
                 let Ok(machine) = server.patch_machine(&a.machine, &patch) else {
                     self.board.unplace(&key);
                     return false;
                 };
-                (a.machine, a.machine_live) = (machine, true);
-                if before.spec.host_ref != a.machine.spec.host_ref {
-                    (a.host, a.host_live) = (self.cached_host(&a.machine), false);
-                    a.pending =
-                        bound::intent(&before).map(|(left, _)| Pending::LookBack(before.clone(), left));
+                if machine.spec.host_ref != a.machine.spec.host_ref {
+                    (a.host, a.host_live) = (self.cached_host(&machine), false);
                 }
+                (a.machine, a.machine_live) = (machine, true);
                 return true;
             }
             Some(Pending::Host(patch)) => {
@@ -218,12 +214,6 @@ impl Planner {
                     Err(Conflict) => a.host = server.hosts.get(&host.name_any()).cloned(),
                 }
                 a.host_live = true;
-                return true;
-            }
-            Some(Pending::LookBack(before, left)) => {
-                if server.hosts.get(&left.name).is_some_and(|host| bound::relation(&before, host).ties()) {
-                    a.held_by = Some(left);
-                }
                 return true;
             }
             None => {}
@@ -244,6 +234,8 @@ impl Planner {
             internal_ips: None,
         });
         if plan.guarded && !a.host_live {
+            let left = bound::left_host(&a.machine).filter(|left| Some(left) != host_key.as_ref());
+            a.held_by = left.filter(|left| bound::names(&server.hosts[&left.name], &a.machine));
             a.host = host_key.and_then(|k| server.hosts.get(&k.name).cloned());
             a.host_live = true;
             return true;
@@ -256,7 +248,7 @@ impl Planner {
             },
             MachineStep::Claim { .. } if !a.machine_live => {
                 let Some(live) = server.machines.get(name).cloned() else { return false };
-                if live.spec.host_ref != a.machine.spec.host_ref {
+                if live.resource_version() != a.machine.resource_version() {
                     (a.host, a.host_live) = (self.cached_host(&live), false);
                 }
                 (a.machine, a.machine_live) = (live, true);

@@ -19,9 +19,13 @@ impl<K> Default for Overlay<K> {
 }
 
 impl<K: ResourceExt> Overlay<K> {
-    /// Notes an object as the API server answered it.
+    /// Notes an object as the API server answered it. Answers may come in another order than the writes were made.
     pub(crate) fn put(&self, object: Arc<K>) {
-        self.lock().insert(Key::of(&*object), object);
+        let mut written = self.lock();
+        let key = Key::of(&*object);
+        if written.get(&key).is_none_or(|known| !is_newer(&**known, &*object)) {
+            written.insert(key, object);
+        }
     }
 
     /// Forgets an object: it is gone.

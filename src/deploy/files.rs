@@ -27,7 +27,7 @@ use super::{
     images::{ImageCache, Reading},
     range::{Selection, select},
     server::Limits,
-    service::{Context, Stranger},
+    service::{AgentContext, Stranger},
 };
 
 /// Streams of one agent at once: one, and those that it has given up but the provider has not noticed yet.
@@ -43,7 +43,7 @@ const AHEAD: usize = 2;
 /// The image server.
 #[derive(Clone)]
 pub(super) struct Files {
-    context: Arc<Context>,
+    context: Arc<AgentContext>,
     images: ImageCache,
     streams: Arc<Semaphore>,
     wait: Duration,
@@ -51,7 +51,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    pub(super) fn new(context: Arc<Context>, images: ImageCache, limits: Limits) -> Self {
+    pub(super) fn new(context: Arc<AgentContext>, images: ImageCache, limits: Limits) -> Self {
         let streams = Arc::new(Semaphore::new(limits.image_streams));
         Self { context, images, streams, wait: limits.image_wait, each: Arc::default() }
     }

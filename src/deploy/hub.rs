@@ -27,8 +27,11 @@ use crate::key::Key;
 /// How long a registration is believed without asking the registrar, whose cache may not show it yet.
 const FRESH: Duration = Duration::from_secs(30);
 
-/// What is sent to an agent: a message, or the reason why the session ends.
-pub(super) type Outbox = mpsc::Sender<Result<ProviderMessage, Status>>;
+/// What is sent to an agent: a message, or the reason why the session ends. Boxed, since a channel has room for dozens
+/// from the start, and thousands of sessions hardly ever use it.
+pub(super) type Outgoing = Box<Result<ProviderMessage, Status>>;
+/// Where it is put.
+pub(super) type Outbox = mpsc::Sender<Outgoing>;
 
 /// Messages that may wait for one agent to read them.
 pub(super) const OUTBOX: usize = 128;
@@ -71,7 +74,7 @@ struct Session {
 impl Session {
     fn end(self, status: Status) {
         // If the outbox is full the agent learns the reason from the stream's end only.
-        let _ = self.outbox.try_send(Err(status));
+        let _ = self.outbox.try_send(Box::new(Err(status)));
         self.ended.cancel();
     }
 }
@@ -327,7 +330,7 @@ impl Host {
     fn send(&mut self, body: Body) {
         let message = ProviderMessage { body: Some(body) };
         if let Some(session) = &self.session
-            && session.outbox.try_send(Ok(message)).is_err()
+            && session.outbox.try_send(Box::new(Ok(message))).is_err()
         {
             // It has not read for 128 messages, or is gone. Tasks are kept and sent again when it comes back. The
             // session's own task notices the end and detaches it.

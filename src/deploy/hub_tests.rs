@@ -7,7 +7,7 @@ use tonic::Code;
 
 use super::*;
 
-type Messages = mpsc::Receiver<Result<ProviderMessage, Status>>;
+type Messages = mpsc::Receiver<Outgoing>;
 
 struct Bench {
     hub: Hub,

@@ -78,3 +78,66 @@ fn secrets_are_not_shown() {
     let shown = format!("{:?}", keys_at(epoch(20_000)));
     assert!(shown.contains("ca_sha256") && !shown.contains("PRIVATE"), "{shown}");
 }
+
+/// An API server that holds one Secret and makes everybody who reads wait for `readers` others, so that they race.
+fn racing_api(readers: usize) -> Client {
+    use http::{Method, Request, Response, StatusCode};
+    use http_body_util::BodyExt;
+    use kube::client::Body;
+
+    type Stored = Arc<tokio::sync::Mutex<Option<serde_json::Value>>>;
+
+    async fn answer(
+        request: Request<Body>,
+        stored: Stored,
+        race: Arc<tokio::sync::Barrier>,
+    ) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let status = |code: StatusCode, reason: &str| {
+            let text = serde_json::json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                "message": reason, "reason": reason, "code": code.as_u16() });
+            (code, text)
+        };
+        let (code, json) = match parts.method {
+            Method::GET => {
+                let found = stored.lock().await.clone();
+                if found.is_none() {
+                    race.wait().await;
+                }
+                found.map_or_else(|| status(StatusCode::NOT_FOUND, "NotFound"), |s| (StatusCode::OK, s))
+            }
+            Method::POST => {
+                let mut stored = stored.lock().await;
+                if stored.is_some() {
+                    status(StatusCode::CONFLICT, "AlreadyExists")
+                } else {
+                    let secret: serde_json::Value = serde_json::from_slice(&body).unwrap();
+                    *stored = Some(secret.clone());
+                    (StatusCode::CREATED, secret)
+                }
+            }
+            other => panic!("{other}"),
+        };
+        let body = Body::from(serde_json::to_vec(&json).unwrap());
+        Response::builder().status(code).body(body).unwrap()
+    }
+
+    let (stored, race) = (Stored::default(), Arc::new(tokio::sync::Barrier::new(readers)));
+    let service = tower::service_fn(move |request| {
+        let answer = answer(request, Arc::clone(&stored), Arc::clone(&race));
+        async move { Ok::<_, std::convert::Infallible>(answer.await) }
+    });
+    Client::new(service, "ferric-system")
+}
+
+#[tokio::test]
+async fn managers_that_start_together_agree_on_the_keys() {
+    let client = racing_api(3);
+    let load = || ProviderKeys::load_or_create(client.clone(), "ferric-system");
+    let (a, b, c) = tokio::join!(load(), load(), load());
+    let (a, b, c) = (a.unwrap(), b.unwrap(), c.unwrap());
+    assert_eq!((a.ca_sha256(), a.token_key()), (b.ca_sha256(), b.token_key()));
+    assert_eq!((a.ca_sha256(), a.token_key()), (c.ca_sha256(), c.token_key()));
+    assert_eq!(load().await.unwrap().ca_sha256(), a.ca_sha256(), "and so does who comes later");
+}

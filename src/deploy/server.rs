@@ -30,11 +30,14 @@ use super::{
     images::ImageCache,
     keys::ServingKeys,
     registrar::{Leadership, Registrar},
-    service::{Context, Service},
+    service::{AgentContext, Service},
 };
 
 /// Time for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Handshakes at once. When a thousand machines boot together, a few finish in time and the rest wait for their turn,
+/// instead of all of them failing together.
+const HANDSHAKES: usize = 256;
 /// Largest message of an agent: an inventory of a big machine has some ten kilobytes.
 const MAX_MESSAGE: usize = 512 * 1024;
 /// Largest task: user data comes from a Secret, which has at most 1 MiB.
@@ -84,7 +87,7 @@ impl AgentServer {
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
         let Self { hub, registrar, images, tls, token_key, leader, limits } = self;
         let sessions = TaskTracker::new();
-        let context = Arc::new(Context {
+        let context = Arc::new(AgentContext {
             hub,
             registrar,
             leader,
@@ -93,7 +96,9 @@ impl AgentServer {
             sessions: sessions.clone(),
         });
         let files = Files::new(Arc::clone(&context), images, limits);
-        let acceptor = Acceptor { router: router(context, files), tls, shutdown: shutdown.clone() };
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+        let acceptor =
+            Acceptor { router: router(context, files), tls, handshakes, shutdown: shutdown.clone() };
         accept(listener, limits.connections, &shutdown, move |stream| acceptor.clone().handle(stream)).await;
         sessions.close();
         sessions.wait().await;
@@ -101,7 +106,7 @@ impl AgentServer {
     }
 }
 
-fn router(context: Arc<Context>, files: Files) -> Router {
+fn router(context: Arc<AgentContext>, files: Files) -> Router {
     let grpc = AgentServiceServer::new(Service { context })
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_TASK);
@@ -121,6 +126,7 @@ async fn answer_in_time(request: Request, next: Next) -> Response {
 struct Acceptor {
     router: Router,
     tls: ServingKeys,
+    handshakes: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
 
@@ -131,7 +137,10 @@ impl Acceptor {
             Ok(config) => config,
             Err(error) => return tracing::error!(%error, "no serving certificate"),
         };
-        let stream = match timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await {
+        let Ok(turn) = self.handshakes.acquire().await else { return };
+        let handshake = timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await;
+        drop(turn);
+        let stream = match handshake {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
             Err(_) => return tracing::debug!("TLS handshake took too long"),
@@ -168,7 +177,8 @@ pub(crate) async fn accept<F>(
         };
         match accepted {
             Ok((stream, _)) => {
-                let serving = handle(stream);
+                // Boxed, so that the task does not hold it twice: as what it captured and as what it awaits.
+                let serving = Box::pin(handle(stream));
                 connections.spawn(async move {
                     let _permit = permit;
                     serving.await;

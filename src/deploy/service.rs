@@ -1,6 +1,10 @@
 //! The gRPC service: registration and the opening of sessions. Decides who is who; what is done is decided elsewhere.
 
-use std::sync::Arc;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use ferric_protocol::{
     BootToken, TokenError, check_version,
@@ -8,6 +12,7 @@ use ferric_protocol::{
         AgentMessage, ProviderMessage, RegisterRequest, RegisterResponse, agent_service_server::AgentService,
     },
 };
+use futures::{Stream, StreamExt};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -15,7 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     connection::PeerFingerprint,
-    hub::{Hub, OUTBOX},
+    hub::{Hub, OUTBOX, Outgoing},
     registrar::{Leadership, RegisterError, Registrar},
     screen, session,
 };
@@ -42,7 +47,7 @@ pub(super) enum Stranger {
 }
 
 /// What the gRPC service and the image server know in common.
-pub(super) struct Context {
+pub(super) struct AgentContext {
     pub hub: Hub,
     pub registrar: Arc<dyn Registrar>,
     pub leader: watch::Receiver<Leadership>,
@@ -51,7 +56,7 @@ pub(super) struct Context {
     pub sessions: TaskTracker,
 }
 
-impl Context {
+impl AgentContext {
     /// The sentence that refuses everybody while another provider holds the lease.
     pub(super) fn refusal(&self) -> Option<String> {
         self.leader.borrow().refusal()
@@ -79,12 +84,12 @@ impl Context {
 /// The service, as generated code calls it.
 #[derive(Clone)]
 pub(super) struct Service {
-    pub context: Arc<Context>,
+    pub context: Arc<AgentContext>,
 }
 
 #[tonic::async_trait]
 impl AgentService for Service {
-    type SessionStream = ReceiverStream<Result<ProviderMessage, Status>>;
+    type SessionStream = Outgoings;
 
     async fn register(
         &self,
@@ -131,7 +136,20 @@ impl AgentService for Service {
         let (outbox, messages) = mpsc::channel(OUTBOX);
         let run = session::run(Arc::clone(&self.context), agent, request.into_inner(), outbox);
         self.context.sessions.spawn(run);
-        Ok(Response::new(ReceiverStream::new(messages)))
+        Ok(Response::new(Outgoings { messages: ReceiverStream::new(messages) }))
+    }
+}
+
+/// What a session sends.
+pub(super) struct Outgoings {
+    messages: ReceiverStream<Outgoing>,
+}
+
+impl Stream for Outgoings {
+    type Item = Result<ProviderMessage, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.messages.poll_next_unpin(cx).map(|outgoing| outgoing.map(|boxed| *boxed))
     }
 }
 

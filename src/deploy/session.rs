@@ -9,7 +9,7 @@ use tonic::{Status, Streaming};
 use super::{
     hub::Outbox,
     screen,
-    service::{Agent, Context, HEARTBEAT_SECONDS},
+    service::{Agent, AgentContext, HEARTBEAT_SECONDS},
 };
 
 /// How long an agent may take to say Hello.
@@ -23,7 +23,7 @@ const BURST: f64 = 200.0;
 
 /// Runs a session to its end, whatever ends it.
 pub(super) async fn run(
-    context: Arc<Context>,
+    context: Arc<AgentContext>,
     agent: Agent,
     mut messages: Streaming<AgentMessage>,
     outbox: Outbox,
@@ -41,7 +41,7 @@ pub(super) async fn run(
         Ok(attached) => attached,
         Err(status) => {
             tracing::info!(host = %agent.host, reason = status.message(), "agent session refused");
-            let _ = outbox.try_send(Err(status));
+            let _ = outbox.try_send(Box::new(Err(status)));
             return;
         }
     };
@@ -58,7 +58,7 @@ pub(super) async fn run(
     };
     tracing::info!(host = %agent.host, reason = end.message(), "agent session ended");
     context.hub.detach(&agent.host, attached.id);
-    let _ = outbox.try_send(Err(end));
+    let _ = outbox.try_send(Box::new(Err(end)));
 }
 
 async fn first_message(messages: &mut Streaming<AgentMessage>) -> Result<Hello, Status> {
@@ -77,7 +77,12 @@ async fn first_message(messages: &mut Streaming<AgentMessage>) -> Result<Hello, 
 }
 
 /// Reads until the agent goes or misbehaves.
-async fn read(context: &Context, agent: &Agent, id: u64, messages: &mut Streaming<AgentMessage>) -> Status {
+async fn read(
+    context: &AgentContext,
+    agent: &Agent,
+    id: u64,
+    messages: &mut Streaming<AgentMessage>,
+) -> Status {
     let mut rate = RateLimit::new(Instant::now());
     loop {
         let message = match timeout(SILENCE, messages.message()).await {
@@ -96,7 +101,7 @@ async fn read(context: &Context, agent: &Agent, id: u64, messages: &mut Streamin
     }
 }
 
-fn handle(context: &Context, agent: &Agent, id: u64, message: AgentMessage) -> Result<(), Status> {
+fn handle(context: &AgentContext, agent: &Agent, id: u64, message: AgentMessage) -> Result<(), Status> {
     let checked = |id: &str| match screen::is_task_id(id) {
         true => Ok(()),
         false => Err(Status::invalid_argument("a task id is empty, too long or not printable")),

@@ -2,6 +2,7 @@
 //! may be lost at any moment; the record and the BMC give it back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ferric_api::HardwareDetails;
 use ferric_bmc::{PowerAction, PowerState, SystemFacts};
@@ -91,12 +92,18 @@ pub struct Failure {
     pub not_before: Option<Timestamp>,
     /// Whether it was the BMC (rather than the agent or an image) that failed.
     pub from_bmc: bool,
+    /// A next try asks the API server first, and the BMC only if a Secret was mended: it need not wait long.
+    pub cheap: bool,
 }
+
+/// Longest pause after a failure whose next try is cheap.
+const CHEAP_PAUSE: Duration = Duration::from_secs(30);
 
 impl Failure {
     /// When the step is tried next.
     pub fn retry_at(&self, limits: &Limits, seed: &str) -> Timestamp {
-        let pause = backoff::pause(limits.backoff_first, limits.backoff_max, self.count, seed);
+        let max = if self.cheap { limits.backoff_max.min(CHEAP_PAUSE) } else { limits.backoff_max };
+        let pause = backoff::pause(limits.backoff_first, max, self.count, seed);
         let at = self.at.saturating_add(jiff::SignedDuration::try_from(pause).unwrap_or_default()).unwrap_or(self.at);
         match self.not_before {
             Some(not_before) if not_before > at => not_before,
@@ -221,7 +228,7 @@ impl BmcMemory {
         now: Timestamp,
     ) {
         let count = self.failure.as_ref().map_or(0, |f| f.count) + 1;
-        self.failure = Some(Failure { reason, message, count, at: now, not_before, from_bmc });
+        self.failure = Some(Failure { reason, message, count, at: now, not_before, from_bmc, cheap: false });
     }
 
     /// Power as last read.

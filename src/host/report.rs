@@ -13,19 +13,34 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Observation, Plan, Step};
 
-/// A difference that is only about what happens at the moment is written when it has stood this long: what passes
-/// faster than anybody reads costs no write.
-pub const SETTLE: Duration = Duration::from_secs(2);
+/// A new state is written when it has stood this long: what passes faster than anybody reads costs no write.
+const SETTLE: Duration = Duration::from_secs(2);
+/// The same for how far the work in a state is: what it waits for, per cent done.
+const SETTLE_DETAIL: Duration = Duration::from_secs(10);
 
 /// How much a new status differs from the old.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Difference {
     /// Not at all.
     None,
+    /// In how far the work in the same state is.
+    Detail,
     /// In what is going on at the moment.
     Passing,
     /// In something that others act on: a milestone, an error, a pause.
     Lasting,
+}
+
+impl Difference {
+    /// How long it must have stood until it is written; `None` if there is nothing to write.
+    pub fn settles_in(self) -> Option<Duration> {
+        match self {
+            Self::None => None,
+            Self::Detail => Some(SETTLE_DETAIL),
+            Self::Passing => Some(SETTLE),
+            Self::Lasting => Some(Duration::ZERO),
+        }
+    }
 }
 
 /// The status that a plan gives.
@@ -217,7 +232,7 @@ pub fn state_reason(state: State) -> &'static str {
 
 /// How much `new` differs from `old`.
 pub fn difference(old: Option<&BareMetalHostStatus>, new: &BareMetalHostStatus) -> Difference {
-    let Some(old) = old else { return lasting_state(new.provisioning.state, Difference::Passing) };
+    let Some(old) = old else { return new_state(new) };
     let strip = |status: &BareMetalHostStatus| {
         let mut status = status.clone();
         status.observed_generation = None;
@@ -229,26 +244,33 @@ pub fn difference(old: Option<&BareMetalHostStatus>, new: &BareMetalHostStatus) 
     if strip(old) == strip(new) {
         return Difference::None;
     }
-    if old.provisioning.state != new.provisioning.state {
-        return lasting_state(new.provisioning.state, Difference::Passing);
-    }
     let told = |status: &BareMetalHostStatus, kind: &str| {
         condition::get(&status.conditions, kind).map(|c| (c.status.clone(), c.reason.clone()))
     };
-    let lasting = [types::AVAILABLE, types::PROVISIONED, types::HEALTHY, types::PAUSED, types::REGISTERED];
-    if old.error_type != new.error_type || lasting.iter().any(|kind| told(old, kind) != told(new, kind)) {
+    let differs = |kinds: &[&str]| kinds.iter().any(|kind| told(old, kind) != told(new, kind));
+    if old.error_type != new.error_type || differs(&[types::HEALTHY, types::PAUSED]) {
         return Difference::Lasting;
     }
-    Difference::Passing
+    if old.provisioning.state != new.provisioning.state {
+        return new_state(new);
+    }
+    if differs(&[types::AVAILABLE, types::PROVISIONED, types::REGISTERED]) {
+        return Difference::Lasting;
+    }
+    if old.powered_on != new.powered_on || old.power != new.power { Difference::Passing } else { Difference::Detail }
 }
 
-fn lasting_state(state: State, otherwise: Difference) -> Difference {
-    match state {
+/// A milestone is told at once, unless the BMC is still at work: a server that is stopped after it was cleaned is told
+/// as available and off, in one write.
+fn new_state(new: &BareMetalHostStatus) -> Difference {
+    let at_work = new.waiting_for.as_ref().is_some_and(|waiting| waiting.reason == "BMC");
+    match new.provisioning.state {
+        State::Available | State::Provisioned | State::ExternallyProvisioned if at_work => Difference::Passing,
         State::Available
         | State::Provisioned
         | State::ExternallyProvisioned
         | State::Unmanaged
         | State::Deprovisioning => Difference::Lasting,
-        _ => otherwise,
+        _ => Difference::Passing,
     }
 }

@@ -64,9 +64,9 @@ pub enum BmcError {
         message: String,
     },
     /// The BMC or the server is busy, or the state changed in between. Try again.
-    #[error("the BMC is busy ({status} at {url}): {message}")]
+    #[error("the BMC is busy: {message} (at {url})")]
     Busy {
-        /// HTTP status.
+        /// HTTP status; 0 where nothing was sent since too many wait already.
         status: u16,
         /// Where.
         url: String,

@@ -5,7 +5,7 @@
 mod common;
 
 use std::collections::HashMap;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -21,7 +21,12 @@ fn archive() -> Option<PathBuf> {
     if archive.exists() {
         return Some(archive);
     }
-    println!("SKIPPED: no captured Redfish trees at {}: set FERRIC_SHARED", archive.display());
+    // Past the capture of the test harness: a test that did not run must be seen not to have run.
+    let _ = writeln!(
+        std::io::stderr(),
+        "SKIPPED: no captured Redfish trees at {}: set FERRIC_SHARED",
+        archive.display()
+    );
     None
 }
 

@@ -99,7 +99,7 @@ async fn an_endless_task_ends_with_the_operation() {
 
 #[tokio::test]
 async fn slow_answers_time_out() {
-    let limits = Limits { request: Duration::from_millis(100), ..Limits::default() };
+    let limits = Limits { request: Duration::from_secs(1), ..Limits::default() };
     let (fake, _pool, bmc) = simple_with(limits).await;
     bmc.power().await.unwrap();
     fake.hook(|asked| {
@@ -230,8 +230,10 @@ async fn redirects_stay_with_the_bmc() {
 #[tokio::test]
 async fn a_dead_bmc_is_left_alone_and_comes_back() {
     let (fake, pool) = (Fake::simple().await, BmcPool::default());
-    // A port that nobody listens on: bound, then released.
-    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // A port that is taken and that nobody listens on.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let dead = socket.local_addr().unwrap();
     let mut options = fake.options("");
     options.address = format!("redfish+http://{dead}").parse().unwrap();
     let bmc = pool.get("host", &options).unwrap();
@@ -295,4 +297,43 @@ async fn ten_thousand_idle_bmcs_are_cheap() {
 fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     statm.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[tokio::test]
+async fn a_read_on_a_connection_that_was_just_closed_is_sent_again() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    // Answers one request a connection and hangs up on the second without saying so before.
+    let server = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut buffer = [0; 4096];
+                let read = stream.read(&mut buffer).await.unwrap();
+                let asked = String::from_utf8_lossy(&buffer[..read]).into_owned();
+                let body = match asked.split(' ').nth(1).unwrap() {
+                    "/redfish/v1/" => json!({"Systems": {"@odata.id": "/s"}}),
+                    "/s" => json!({"Members": [{"@odata.id": "/s/1"}]}),
+                    _ => json!({"PowerState": "On"}),
+                }
+                .to_string();
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                let _ = stream.read(&mut buffer).await;
+            });
+        }
+    });
+    let options = ferric_bmc::ConnectOptions {
+        address: format!("redfish+http://{address}").parse().unwrap(),
+        credentials: None,
+        ca_pem: None,
+        insecure: false,
+    };
+    let pool = BmcPool::default();
+    let bmc = pool.get("host", &options).unwrap();
+    for _ in 0..3 {
+        assert_eq!(bmc.power().await.unwrap(), PowerState::On);
+    }
+    server.abort();
 }

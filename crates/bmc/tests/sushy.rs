@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs::File;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -34,7 +35,8 @@ fn python() -> PathBuf {
     let lock = File::create(folder.join(format!("sushy-tools-{VERSION}.lock"))).unwrap();
     lock.lock().unwrap();
     if !ready.exists() {
-        println!("installing sushy-tools {VERSION} into {}", home.display());
+        // Past the capture of the test harness: this takes a while.
+        let _ = writeln!(std::io::stderr(), "installing sushy-tools {VERSION} into {}", home.display());
         let _ = std::fs::remove_dir_all(&home);
         run(Command::new("python3").args(["-m", "venv"]).arg(&home));
         run(Command::new(&python).args(["-m", "pip", "install", "-q", &format!("sushy-tools=={VERSION}")]));

@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use tracing::info;
 
-use super::{HostContext, ReconcileError, hardware, jobs, tasks, version};
+use super::{HostContext, ReconcileError, hardware, jobs, tasks};
+use crate::deploy::TaskState;
 use crate::host::{Action, Job, Plan, RecordWrite, Wait};
 use crate::key::Key;
 use crate::patch;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 /// What came of an action.
 pub(super) enum Outcome {
     /// The host was written; this is what it is now.
-    Changed(Box<BareMetalHost>),
+    Changed(Arc<BareMetalHost>),
     /// Plan again.
     Again,
     /// The host is gone.
@@ -87,8 +88,11 @@ pub(super) async fn execute(
     }
 }
 
-/// Reads the host again: whether it is still what the plan was made from.
+/// Reads the host again: whether it is still what the plan was made from, and this process still the one to act.
 async fn unchanged(host: &BareMetalHost, key: &Key, context: &HostContext) -> Result<bool, ReconcileError> {
+    if !context.leader.borrow().may_act() {
+        return Ok(false);
+    }
     let live = patch::get_opt(&context.api(key), &key.name).await?;
     Ok(live.is_some_and(|live| {
         live.metadata.uid == host.metadata.uid && live.metadata.resource_version == host.metadata.resource_version
@@ -110,8 +114,9 @@ pub(super) async fn write(
     let result = patch::merge_patch(&context.api(key), &key.name, version_read.as_deref(), change).await;
     match result {
         Ok(changed) => {
-            context.with(key, |r| r.written = version(&changed).or(r.written));
-            Ok(Outcome::Changed(Box::new(changed)))
+            let changed = Arc::new(changed);
+            context.written.put(changed.clone());
+            Ok(Outcome::Changed(changed))
         }
         Err(error) if error.is_conflict() => Ok(Outcome::Stale),
         Err(error) if error.is_not_found() => Ok(Outcome::Gone),
@@ -130,18 +135,19 @@ async fn after_write(
         RecordWrite::Cleaned { keep_agent, .. } => {
             hardware::save_evidence(host, key, context).await?;
             context.with(key, |r| r.bmc.attempt = 0);
-            if !keep_agent {
-                context.hub.forget(key);
-            }
+            if *keep_agent { acknowledge(key, context) } else { context.end_agent(key) }
         }
-        RecordWrite::StartDisk { .. } => context.with(key, |r| {
-            r.bmc.attempt = 0;
-            r.bmc.failure = None;
-            r.slot = None;
-        }),
+        RecordWrite::StartDisk { .. } => {
+            acknowledge(key, context);
+            context.with(key, |r| {
+                r.bmc.attempt = 0;
+                r.bmc.failure = None;
+                r.slot = None;
+            });
+        }
+        RecordWrite::FinishWrite { .. } => acknowledge(key, context),
         RecordWrite::Release | RecordWrite::Forget | RecordWrite::EndBoot | RecordWrite::Abandon { .. } => {
-            context.hub.forget(key);
-            context.with(key, |r| r.slot = None);
+            context.end_agent(key);
         }
         RecordWrite::BeginBoot { .. } => context.with(key, |r| r.bmc.attempt = 0),
         RecordWrite::ClearRetry => {
@@ -153,6 +159,14 @@ async fn after_write(
         _ => {}
     }
     Ok(())
+}
+
+/// The results are in the record: the agent may forget them.
+fn acknowledge(key: &Key, context: &HostContext) {
+    let Some(view) = context.hub.view(key) else { return };
+    for (id, _) in view.tasks.iter().filter(|(_, task)| matches!(task, TaskState::Succeeded(_))) {
+        context.hub.acknowledge(key, id);
+    }
 }
 
 fn take_slot(key: &Key, context: &HostContext) -> bool {

@@ -34,7 +34,12 @@ pub(super) async fn start(
         match connect(host, key, context).await? {
             Ok(connection) => context.with(key, |r| r.connection = Some(connection)),
             Err((reason, message)) => {
-                context.with(key, |r| r.bmc.fail(reason.to_owned(), message, None, true, now));
+                context.with(key, |r| {
+                    r.bmc.fail(reason.to_owned(), message, None, true, now);
+                    if let Some(failure) = r.bmc.failure.as_mut() {
+                        failure.cheap = true;
+                    }
+                });
                 return Ok(());
             }
         }
@@ -58,16 +63,22 @@ pub(super) async fn start(
     let target = boot_target(key, context, job);
     let (context, key, job) = (context.clone(), key.clone(), job.clone());
     tokio::spawn(async move {
-        let outcome = run(&*connection, &job, target).await.unwrap_or_else(|error| failed(&error));
+        let result = run(&*connection, &job, target).await;
+        // The Secret may have been mended: the next try reads it again.
+        let reconnect = matches!(&result, Err(BmcError::Unauthorized { .. } | BmcError::CertificateRejected { .. }));
+        let outcome = result.unwrap_or_else(|error| failed(&error));
         if let JobOutcome::Failed { reason, message, .. } = &outcome {
             info!(host = %key, ?job, %reason, %message, "BMC job failed");
             context.metrics.error(reason);
         }
         context.with(&key, |r| {
-            if matches!(&outcome, JobOutcome::Failed { reason, .. } if reason == "Unauthorized") {
+            if reconnect {
                 r.bmc.facts = None;
             }
             r.bmc.finish(&job, outcome, Timestamp::now());
+            if let Some(failure) = r.bmc.failure.as_mut().filter(|_| reconnect) {
+                failure.cheap = true;
+            }
         });
         let _ = context.wake.send(key);
     });

@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use kube::runtime::controller::{Action as Requeue, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource, ResourceExt};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -29,15 +29,17 @@ use url::Url;
 
 pub use registrar::HostRegistrar;
 
+use super::overlay::Overlay;
 use crate::capi::{Cluster, Machine};
 use crate::deploy::{Hub, ImageCache};
 use crate::host::consumer;
 use crate::host::duplicates::Duplicates;
 use crate::host::memory::BmcMemory;
 use crate::host::record::same_machine;
-use crate::host::report::{self, Difference};
+use crate::host::report;
 use crate::host::{Consumer, Limits, Observation, Plan, Step, plan};
 use crate::key::Key;
+use crate::lease::LeaderState;
 use crate::patch::{self, ApiError};
 use crate::telemetry::{EventKind, Events, Metrics};
 use crate::watch::Watched;
@@ -74,7 +76,7 @@ pub struct HostContext {
     /// Images.
     pub images: ImageCache,
     /// BMC connections.
-    pub pool: BmcPool,
+    pub pool: Arc<BmcPool>,
     /// Agent boots.
     pub boot: BootSettings,
     /// Settings of plans.
@@ -85,8 +87,12 @@ pub struct HostContext {
     pub metrics: Arc<Metrics>,
     /// Wakes a host.
     pub wake: mpsc::UnboundedSender<Key>,
+    /// Whether this process still holds the lease.
+    pub leader: watch::Receiver<LeaderState>,
     /// What is remembered of each host.
     table: Mutex<Table>,
+    /// Hosts as this process wrote them last: an older version from the cache is not acted on.
+    written: Overlay<BareMetalHost>,
 }
 
 #[derive(Default)]
@@ -99,8 +105,6 @@ struct Table {
 struct Remembered {
     bmc: BmcMemory,
     connection: Option<Arc<dyn Bmc>>,
-    /// The newest version of the host that this process wrote: an older one from the cache is not acted on.
-    written: Option<u64>,
     /// Since when a passing difference of the status waits to be written.
     unsettled: Option<Timestamp>,
     /// Held from the beginning of an agent boot until the agent has registered.
@@ -111,13 +115,8 @@ struct Remembered {
 
 impl Remembered {
     fn new(now: Timestamp) -> Self {
-        Self { bmc: BmcMemory::new(now), connection: None, written: None, unsettled: None, slot: None, state: None }
+        Self { bmc: BmcMemory::new(now), connection: None, unsettled: None, slot: None, state: None }
     }
-}
-
-/// The resourceVersion as a number (Kubernetes orders them since 1.35); `None` if it is not one.
-fn version<K: Resource>(object: &K) -> Option<u64> {
-    object.meta().resource_version.as_ref()?.parse().ok()
 }
 
 /// What the caller gives to make a [`HostContext`].
@@ -137,7 +136,7 @@ pub struct HostParts {
     /// Images.
     pub images: ImageCache,
     /// BMC connections.
-    pub pool: BmcPool,
+    pub pool: Arc<BmcPool>,
     /// Agent boots.
     pub boot: BootSettings,
     /// Settings of plans.
@@ -148,6 +147,8 @@ pub struct HostParts {
     pub metrics: Arc<Metrics>,
     /// Wakes a host.
     pub wake: mpsc::UnboundedSender<Key>,
+    /// Whether this process still holds the lease.
+    pub leader: watch::Receiver<LeaderState>,
 }
 
 impl HostContext {
@@ -167,6 +168,7 @@ impl HostContext {
             events,
             metrics,
             wake,
+            leader,
         } = parts;
         Arc::new(Self {
             client,
@@ -182,7 +184,9 @@ impl HostContext {
             events,
             metrics,
             wake,
+            leader,
             table: Mutex::default(),
+            written: Overlay::default(),
         })
     }
 
@@ -196,6 +200,11 @@ impl HostContext {
         let entry =
             table.hosts.entry(key.clone()).or_insert_with(|| Remembered::new(Timestamp::now()));
         work(entry)
+    }
+
+    /// The host from the cache, or as this process wrote it where the cache is behind.
+    fn latest(&self, key: &Key) -> Option<Arc<BareMetalHost>> {
+        self.hosts.get(key).map(|host| self.written.latest(host))
     }
 
     fn api(&self, key: &Key) -> Api<BareMetalHost> {
@@ -217,12 +226,23 @@ impl HostContext {
             table.fingerprints.retain(|_, host| host != key);
             table.hosts.remove(key).and_then(|r| r.state)
         };
+        self.written.remove(key);
         self.metrics.host_state(state, None);
         self.hub.forget(key);
         self.pool.forget(&key.to_string());
     }
 
     /// Another host that names the same server and has the better right to it.
+    /// The agent boot of a host is over: its session ends and its key counts no more.
+    fn end_agent(&self, key: &Key) {
+        self.hub.forget(key);
+        let mut table = self.table();
+        table.fingerprints.retain(|_, host| host != key);
+        if let Some(remembered) = table.hosts.get_mut(key) {
+            remembered.slot = None;
+        }
+    }
+
     fn senior_twin(&self, key: &Key) -> Option<Key> {
         let mut table = self.table();
         loop {
@@ -340,12 +360,7 @@ async fn reconcile(host: Arc<BareMetalHost>, context: Arc<HostContext>) -> Resul
 /// Plans and acts until there is nothing to do but wait.
 async fn drive(host: Arc<BareMetalHost>, context: &Arc<HostContext>) -> Result<Requeue, ReconcileError> {
     let key = Key::of(&*host);
-    let seen = version(&*host);
-    if context.with(&key, |r| matches!((r.written, seen), (Some(written), Some(seen)) if seen < written)) {
-        // The cache is behind our own write; its watch event will come.
-        return Ok(Requeue::requeue(Duration::from_secs(5)));
-    }
-    let mut host = host;
+    let mut host = context.written.latest(host);
     for _ in 0..STEPS {
         let (plan, memory, observed_image) = observe(&host, &key, context);
         debug!(host = %key, state = ?plan.state, step = ?plan.step, "planned");
@@ -353,7 +368,7 @@ async fn drive(host: Arc<BareMetalHost>, context: &Arc<HostContext>) -> Result<R
             return finish(&host, &key, context, &plan, &memory, observed_image).await;
         };
         match execute::execute(&host, &key, context, action, &plan).await? {
-            execute::Outcome::Changed(changed) => host = Arc::new(*changed),
+            execute::Outcome::Changed(changed) => host = changed,
             execute::Outcome::Again => {}
             execute::Outcome::Gone => return Ok(Requeue::await_change()),
             execute::Outcome::Stale => return Ok(Requeue::requeue(Duration::from_secs(2))),
@@ -448,18 +463,13 @@ async fn finish(
     };
     let status = report::status(&observation, plan);
     let old = host.status.as_ref();
-    let settle = match report::difference(old, &status) {
-        Difference::None => {
-            context.with(key, |r| r.unsettled = None);
-            None
-        }
-        Difference::Lasting => Some(Duration::ZERO),
-        Difference::Passing => {
-            let since = context.with(key, |r| *r.unsettled.get_or_insert(now));
-            let stood = Duration::try_from(now.duration_since(since)).unwrap_or_default();
-            Some(report::SETTLE.saturating_sub(stood))
-        }
-    };
+    let settle = report::difference(old, &status).settles_in().map(|pause| {
+        let since = context.with(key, |r| *r.unsettled.get_or_insert(now));
+        pause.saturating_sub(Duration::try_from(now.duration_since(since)).unwrap_or_default())
+    });
+    if settle.is_none() {
+        context.with(key, |r| r.unsettled = None);
+    }
     match settle {
         None => Ok(Requeue::requeue(wake)),
         Some(rest) if rest > Duration::ZERO => Ok(Requeue::requeue(rest.min(wake))),
@@ -491,7 +501,6 @@ async fn write_status(
         Ok(host) => {
             let reason = report::state_reason(plan.state);
             let before = context.with(key, |r| {
-                r.written = version(&host).or(r.written);
                 r.unsettled = None;
                 r.state.replace(reason)
             });
@@ -499,6 +508,7 @@ async fn write_status(
                 context.metrics.host_state(before, Some(reason));
             }
             announce(&host, context, old_state(old), plan);
+            context.written.put(Arc::new(host));
             Ok(())
         }
         Err(error) if error.is_not_found() => Ok(()),
@@ -510,7 +520,8 @@ fn old_state(old: serde_json::Value) -> Option<String> {
     Some(old.get("provisioning")?.get("state")?.as_str()?.to_owned())
 }
 
-/// An event for what an operator would want to have been told: milestones and new errors.
+/// An event for what an operator would want to have been told and the conditions do not keep: new errors, and that a
+/// host was let go. That it is available or provisioned, and since when, stands in its conditions.
 fn announce(host: &BareMetalHost, context: &HostContext, before: Option<String>, plan: &Plan) {
     use ferric_api::ProvisioningState as State;
     let reason = report::state_reason(plan.state);
@@ -518,8 +529,7 @@ fn announce(host: &BareMetalHost, context: &HostContext, before: Option<String>,
         context.events.publish(host, EventKind::Warning, &error.reason, reason, &error.message);
     }
     let state = serde_json::to_value(plan.state).ok().and_then(|v| v.as_str().map(str::to_owned));
-    let milestone = matches!(plan.state, State::Provisioned | State::Deprovisioning);
-    if milestone && before != state {
+    if plan.state == State::Deprovisioning && before != state {
         let note = format!("the host is {}", state.unwrap_or_default());
         context.events.publish(host, EventKind::Normal, reason, reason, &note);
     }

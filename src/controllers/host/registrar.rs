@@ -28,10 +28,6 @@ impl HostRegistrar {
     pub fn new(context: Arc<HostContext>) -> Self {
         Self { context }
     }
-
-    fn agent_record(&self, host: &Key) -> Option<AgentRecord> {
-        self.context.hosts.get(host)?.spec.record.as_ref()?.agent.clone()
-    }
 }
 
 #[async_trait]
@@ -44,7 +40,7 @@ impl Registrar for HostRegistrar {
         inventory: &Inventory,
     ) -> Result<(), RegisterError> {
         let context = &self.context;
-        let mut host = context.hosts.get(key).ok_or(RegisterError::UnknownHost)?;
+        let mut host = context.latest(key).ok_or(RegisterError::UnknownHost)?;
         for _ in 0..TRIES {
             if already_registered(&host, boot_number, fingerprint, inventory)? {
                 context.table().fingerprints.insert(fingerprint.to_owned(), key.clone());
@@ -53,7 +49,7 @@ impl Registrar for HostRegistrar {
             let write = RecordWrite::AgentRegistered { fingerprint: fingerprint.to_owned() };
             let outcome = execute::write(&host, key, context, &write).await;
             host = match outcome {
-                Ok(Outcome::Changed(changed)) => Arc::new(*changed),
+                Ok(Outcome::Changed(changed)) => changed,
                 Ok(Outcome::Gone) => return Err(RegisterError::UnknownHost),
                 Ok(_) => match patch::get_opt(&context.api(key), &key.name).await {
                     Ok(Some(live)) => Arc::new(live),
@@ -67,18 +63,26 @@ impl Registrar for HostRegistrar {
     }
 
     async fn session_allowed(&self, host: &Key, fingerprint: &str) -> bool {
-        self.agent_record(host).is_some_and(|agent| agent.key_fingerprint.as_deref() == Some(fingerprint))
-            || self.context.table().fingerprints.get(fingerprint) == Some(host)
+        let Some(host_now) = self.context.latest(host) else { return false };
+        match host_now.spec.record.as_ref().and_then(|r| r.agent.as_ref()) {
+            Some(AgentRecord { key_fingerprint: Some(known), .. }) => {
+                known == fingerprint && !is_over(&host_now)
+            }
+            // The cache does not show yet what this process wrote at the registration.
+            Some(AgentRecord { key_fingerprint: None, ended: false, .. }) => {
+                self.context.table().fingerprints.get(fingerprint) == Some(host)
+            }
+            _ => false,
+        }
     }
 
     async fn host_for(&self, fingerprint: &str) -> Option<(Key, i64)> {
         let known = self.context.table().fingerprints.get(fingerprint).cloned();
         let holds = |host: &BareMetalHost| {
-            host.spec.record.as_ref().and_then(|r| r.agent.as_ref()).is_some_and(|agent| {
-                agent.key_fingerprint.as_deref() == Some(fingerprint)
-            })
+            let agent = host.spec.record.as_ref().and_then(|r| r.agent.as_ref());
+            agent.is_some_and(|agent| agent.key_fingerprint.as_deref() == Some(fingerprint)) && !is_over(host)
         };
-        let host = match known.and_then(|key| self.context.hosts.get(&key)).filter(|host| holds(host)) {
+        let host = match known.and_then(|key| self.context.latest(&key)).filter(|host| holds(host)) {
             Some(host) => host,
             // After a restart the table is empty until each host was reconciled once.
             None => self.context.hosts.store().find(holds)?,
@@ -86,6 +90,15 @@ impl Registrar for HostRegistrar {
         let number = host.spec.record.as_ref()?.agent.as_ref()?.boot_number;
         Some((Key::new(host.namespace()?, host.name_any()), number))
     }
+}
+
+/// Whether the agent of the recorded boot has nothing left to do. One that wrote an image is still to be told to
+/// restart into it.
+fn is_over(host: &BareMetalHost) -> bool {
+    host.spec.record.as_ref().is_some_and(|record| {
+        record.agent.as_ref().is_some_and(|agent| agent.ended)
+            && record.image.as_ref().is_none_or(|image| image.booted_at.is_none())
+    })
 }
 
 /// Whether this key holds the boot already; an error if it may not have it.
@@ -102,7 +115,7 @@ fn already_registered(
     let agent = record.and_then(|r| r.agent.as_ref()).filter(|agent| agent.boot_number == boot_number);
     match agent {
         None => Err(RegisterError::Spent),
-        Some(AgentRecord { key_fingerprint: Some(known), .. }) if known == fingerprint => Ok(true),
+        Some(AgentRecord { key_fingerprint: Some(known), .. }) if known == fingerprint && !is_over(host) => Ok(true),
         Some(AgentRecord { key_fingerprint: None, ended: false, .. }) => Ok(false),
         Some(_) => Err(RegisterError::Spent),
     }

@@ -27,6 +27,7 @@ pub(super) async fn submit(
     context: &Arc<HostContext>,
     task: &AgentTask,
 ) -> Result<Outcome, ReconcileError> {
+    let Some(agent) = context.hub.view(key) else { return Ok(Outcome::Again) };
     let work = match task {
         AgentTask::Clean { mode, .. } => v1::task::Work::Clean(v1::Clean {
             mode: match mode {
@@ -48,8 +49,9 @@ pub(super) async fn submit(
     };
     let task = v1::Task { id: task.id().to_owned(), work: Some(work) };
     tracing::info!(host = %key, task = %task.id, "agent task");
-    // An agent that left in this moment wakes the host when it comes back.
-    let _ = context.hub.submit(key, task);
+    // An agent that left in this moment wakes the host when it comes back. Another one that came is not given what
+    // was put together for this one.
+    let _ = context.hub.submit_to(key, &agent.fingerprint, task);
     Ok(Outcome::Again)
 }
 

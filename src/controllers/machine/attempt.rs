@@ -41,7 +41,7 @@ pub(super) struct Attempt<'a> {
     machine_live: bool,
     host: Option<Arc<BareMetalHost>>,
     host_live: bool,
-    /// A host that names this machine although the machine does not name it, when the cache may not show it yet.
+    /// The host that the machine left still names it; the cache may not show that yet.
     held_by: Option<Key>,
     internal_ips: Option<Vec<String>>,
     queued: bool,
@@ -76,6 +76,7 @@ impl<'a> Attempt<'a> {
         for _ in 0..STEPS {
             let plan = self.observed(plan::plan);
             if plan.guarded && !self.host_live {
+                self.read_left_host().await?;
                 self.read_host().await?;
                 continue;
             }
@@ -181,16 +182,26 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
+    /// Looks at the host that the machine's intent moved on from.
+    async fn read_left_host(&mut self) -> Result<(), ApiError> {
+        self.held_by = None;
+        let left = bound::left_host(&self.machine).filter(|left| Some(left) != self.host_key().as_ref());
+        if let Some(left) = left {
+            let host = patch::get_opt(&self.hosts_api(&left), &left.name).await?;
+            self.held_by = host.is_some_and(|host| bound::names(&host, &self.machine)).then_some(left);
+        }
+        Ok(())
+    }
+
     /// Returns whether the machine is still there.
     async fn read_machine(&mut self) -> Result<bool, ApiError> {
         let Some(machine) = patch::get_opt(&self.machines_api(), &self.key.name).await? else {
             return Ok(false);
         };
-        if machine.spec.host_ref != self.machine.spec.host_ref {
-            self.machine = Arc::new(machine);
+        let changed = machine.resource_version() != self.machine.resource_version();
+        self.machine = Arc::new(machine);
+        if changed {
             self.look_up_host();
-        } else {
-            self.machine = Arc::new(machine);
         }
         self.machine_live = true;
         Ok(true)
@@ -246,7 +257,6 @@ impl<'a> Attempt<'a> {
         };
         let claim_id = uuid::Uuid::new_v4().to_string();
         let change = bound::intent_patch(&self.machine, &host, &claim_id);
-        let before = self.machine.clone();
         if let Err(error) = self.patch_machine(change).await {
             self.context.metrics.claim("intent_failed");
             let wake = self.context.board().unplace(&self.key);
@@ -254,23 +264,7 @@ impl<'a> Attempt<'a> {
             return Err(error);
         }
         self.look_up_host();
-        self.look_back(&before).await?;
         Ok(None)
-    }
-
-    /// After the intent moved on, looks once more at the host that was left: another process may have claimed it for
-    /// this machine between our look at it and our write. Then that host has to let go first.
-    async fn look_back(&mut self, before: &BareMetalMachine) -> Result<(), ApiError> {
-        let Some((left, _)) =
-            bound::intent(before).filter(|(left, _)| Some(left) != self.host_key().as_ref())
-        else {
-            return Ok(());
-        };
-        let host = patch::get_opt(&self.hosts_api(&left), &left.name).await?;
-        if host.is_some_and(|host| bound::relation(before, &host).ties()) {
-            self.held_by = Some(left);
-        }
-        Ok(())
     }
 
     /// Writes the claim on the host. If the host changed meanwhile, the next plan says what to make of it.
@@ -356,7 +350,7 @@ impl<'a> Attempt<'a> {
     }
 
     fn resync(&self) -> Duration {
-        let period = if self.queued { SECOND_LOOK } else { RESYNC };
+        let period = if self.queued || self.held_by.is_some() { SECOND_LOOK } else { RESYNC };
         period + backoff::spread(period / 2, &self.key.to_string())
     }
 }

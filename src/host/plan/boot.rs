@@ -92,13 +92,20 @@ pub(super) fn read_power(state: State) -> Plan {
 pub(super) fn finished_while_paused(o: &Observation<'_>) -> Option<RecordWrite> {
     let view = current_agent(o)?;
     let record = record(o)?;
-    view.tasks.values().find_map(|task| match task {
-        TaskState::Succeeded(TaskOutcome::Deploy(result)) => record
+    // Of several results the last in the order of IDs is not the last in time: only one that is about what the record
+    // is about counts.
+    let about = |id: &str, what: &str| {
+        let mark = super::life::task_id(o, what, view.boot_number);
+        let mark = mark.rsplit_once('-').map_or(mark.as_str(), |(mark, _)| mark);
+        id.strip_prefix(mark).is_some_and(|rest| rest.starts_with('-'))
+    };
+    view.tasks.iter().find_map(|(id, task)| match task {
+        TaskState::Succeeded(TaskOutcome::Deploy(result)) if about(id, "deploy") => record
             .image
             .as_ref()
             .is_some_and(|image| image.write_finished_at.is_none())
             .then(|| RecordWrite::FinishWrite { root_device: result.root_device.clone() }),
-        TaskState::Succeeded(TaskOutcome::Clean(_)) => record
+        TaskState::Succeeded(TaskOutcome::Clean(_)) if about(id, "clean") => record
             .cleaned
             .is_none()
             .then(|| RecordWrite::Cleaned { mode: cleaning_mode(o.host), keep_agent: false }),

@@ -77,7 +77,7 @@ pub(super) fn clean(o: &Observation<'_>, state: State) -> Plan {
         Ok(view) => view,
         Err(plan) => return *plan,
     };
-    let id = format!("clean-{}-{}", view.boot_number, o.bmc.attempt);
+    let id = task_id(o, "clean", view.boot_number);
     match view.tasks.get(&id) {
         None => act(state, Action::Task(AgentTask::Clean { id, mode })),
         Some(TaskState::Succeeded(_)) => {
@@ -86,6 +86,21 @@ pub(super) fn clean(o: &Observation<'_>, state: State) -> Plan {
         }
         Some(other) => task(state, "cleaning", other),
     }
+}
+
+/// The ID of a task names what it is about: an agent keeps its results, and one that was cleaned before and is to be
+/// cleaned of another image must not answer with the old result.
+pub(super) fn task_id(o: &Observation<'_>, what: &str, boot_number: i64) -> String {
+    let image = record(o).and_then(|r| r.image.as_ref());
+    let about = image.map_or_else(
+        || "new".to_owned(),
+        |image| {
+            let started = image.write_started_at.as_ref().map_or(0, |at| at.0.as_second());
+            let digest = image.digest.rsplit(':').next().unwrap_or_default();
+            format!("{}-{started}", digest.chars().take(12).collect::<String>())
+        },
+    );
+    format!("{what}-{boot_number}-{about}-{}", o.bmc.attempt)
 }
 
 /// What a task that is not done yet, or has failed, makes of the plan.
@@ -197,7 +212,7 @@ pub(super) fn provision(o: &Observation<'_>) -> Plan {
         };
         return act(state, Action::Write { write, guarded: true });
     }
-    let id = format!("deploy-{}-{}", view.boot_number, o.bmc.attempt);
+    let id = task_id(o, "deploy", view.boot_number);
     match view.tasks.get(&id) {
         None => act(state, Action::Task(AgentTask::Deploy { id })),
         Some(TaskState::Succeeded(TaskOutcome::Deploy(result))) => start_disk(o, Some(result.root_device.clone())),

@@ -174,23 +174,8 @@ impl Http {
         url: &Url,
         auth: Option<&(HeaderName, HeaderValue)>,
     ) -> Result<Answer, BmcError> {
-        self.counters.request();
-        let mut builder = self
-            .client
-            .http
-            .request(request.method.clone(), url.clone())
-            .header(header::ACCEPT, "application/json")
-            .header(ODATA_VERSION, "4.0");
-        if let Some((name, value)) = auth {
-            builder = builder.header(name, value);
-        }
-        if let Some(etag) = request.etag {
-            builder = builder.header(header::IF_MATCH, etag);
-        }
-        if let Some(body) = request.body {
-            builder = builder.header(header::CONTENT_TYPE, "application/json").body(body.to_string());
-        }
-        let mut response = builder.send().await.map_err(|error| self.transport_error(&error, url))?;
+        let mut response =
+            self.exchange(request, url, auth).await.map_err(|error| self.transport_error(&error, url))?;
         let (status, headers) = (response.status(), response.headers().clone());
         let too_large = || BmcError::Malformed {
             url: url.path().to_owned(),
@@ -207,6 +192,47 @@ impl Http {
             bytes.extend_from_slice(&chunk);
         }
         Ok(Answer { status, headers, url: url.clone(), body: parse(&bytes) })
+    }
+
+    /// Sends a request. A read that met a connection which the BMC had just closed is sent once more, on a new one.
+    async fn exchange(
+        &self,
+        request: &Request<'_>,
+        url: &Url,
+        auth: Option<&(HeaderName, HeaderValue)>,
+    ) -> Result<reqwest::Response, reqwest::Error> {
+        let mut again = request.method == Method::GET;
+        loop {
+            self.counters.request();
+            match self.build(request, url, auth).send().await {
+                Err(error) if again && !error.is_connect() && !error.is_timeout() => again = false,
+                other => return other,
+            }
+        }
+    }
+
+    fn build(
+        &self,
+        request: &Request<'_>,
+        url: &Url,
+        auth: Option<&(HeaderName, HeaderValue)>,
+    ) -> reqwest::RequestBuilder {
+        let mut builder = self
+            .client
+            .http
+            .request(request.method.clone(), url.clone())
+            .header(header::ACCEPT, "application/json")
+            .header(ODATA_VERSION, "4.0");
+        if let Some((name, value)) = auth {
+            builder = builder.header(name, value);
+        }
+        if let Some(etag) = request.etag {
+            builder = builder.header(header::IF_MATCH, etag);
+        }
+        if let Some(body) = request.body {
+            builder = builder.header(header::CONTENT_TYPE, "application/json").body(body.to_string());
+        }
+        builder
     }
 
     fn transport_error(&self, error: &reqwest::Error, url: &Url) -> BmcError {
@@ -277,8 +303,23 @@ fn root_cause(error: &reqwest::Error) -> String {
 /// What is wrong with the certificate, if that is what failed.
 fn certificate_problem(error: &reqwest::Error) -> Option<String> {
     causes(error).find_map(|cause| match cause.downcast_ref::<rustls::Error>() {
-        Some(rustls::Error::InvalidCertificate(problem)) => Some(problem.to_string()),
+        Some(rustls::Error::InvalidCertificate(problem)) => Some(explain(problem)),
         Some(rustls::Error::NoCertificatesPresented) => Some("it presents none".into()),
         _ => None,
     })
+}
+
+/// What is wrong with a certificate, in words that say what to mend.
+fn explain(problem: &rustls::CertificateError) -> String {
+    use rustls::CertificateError as E;
+    let words = match problem {
+        E::UnknownIssuer | E::BadSignature => "it is signed by none of the trusted CAs",
+        E::Expired | E::ExpiredContext { .. } => "it has expired, or the clock here is wrong",
+        E::NotValidYet | E::NotValidYetContext { .. } => "it is not valid yet, or the clock here is wrong",
+        E::NotValidForName | E::NotValidForNameContext { .. } => {
+            "it is for another name than the address has"
+        }
+        _ => return problem.to_string(),
+    };
+    format!("{words} ({problem})")
 }

@@ -5,17 +5,25 @@
 //! provisioned. Deletion may come at any point. Everything that matters is in the spec of machine and host: a machine
 //! whose status was lost comes back to the same place.
 
-use ferric_api::cluster::Initialization;
+mod deletion;
+mod held;
+mod status;
+#[cfg(test)]
+mod tests;
+
 use ferric_api::condition::{self, types};
-use ferric_api::host::HostRecord;
-use ferric_api::machine::{BareMetalMachineStatus, MachineAddress};
+use ferric_api::machine::MachineAddress;
 use ferric_api::{BareMetalHost, BareMetalMachine, names};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
-use super::bound::{self, Relation};
+pub use status::{apply, differs_in_sentence_only};
+
+use deletion::plan_deletion;
+use held::plan_bound;
+
+use super::bound;
 use super::cluster::Owner;
-use super::report::{self, Wait, Wanted, reasons};
+use super::report::{Wait, Wanted, reasons};
 use super::score::{self, Ask, Group, NoneFree};
 use super::selector::Selector;
 use crate::capi::{Cluster, Machine};
@@ -45,7 +53,8 @@ pub struct MachineObservation<'a> {
     pub cluster: Owner<'a, Cluster>,
     /// The host that it names.
     pub host: HostView<'a>,
-    /// Another host that names this machine as its consumer.
+    /// Another host that names this machine as its consumer: found in the cache, or the one that the machine left
+    /// ([`bound::left_host`]), just read.
     pub held_by: Option<&'a Key>,
     /// IP addresses of the host, when they were looked up.
     pub internal_ips: Option<&'a [String]>,
@@ -80,8 +89,8 @@ pub enum MachineStep {
 pub struct MachinePlan {
     /// The step.
     pub step: MachineStep,
-    /// The step is taken only on a machine and host that were just read from the API server (or written to it): a
-    /// cache may not know of a claim that holds.
+    /// The step is taken only when the host that the machine names, and the one that it left, were read from the API
+    /// server after the machine's last write: a cache may not know of a claim that holds.
     pub guarded: bool,
     /// Conditions to report.
     pub conditions: Vec<Wanted>,
@@ -276,6 +285,7 @@ fn plan_unbound(obs: &MachineObservation<'_>, intended: Option<&BareMetalHost>) 
         selector,
         failure_domain: owner.spec.failure_domain.clone().filter(|d| !d.is_empty()),
         group: Group::of(object),
+        except: None,
     };
     match intended {
         Some(host) if score::reject(&ask, host).is_none() => {
@@ -285,157 +295,15 @@ fn plan_unbound(obs: &MachineObservation<'_>, intended: Option<&BareMetalHost>) 
                 MachinePlan::step(MachineStep::AddFinalizer)
             }
         }
-        // Moving on from a host is guarded: the cache may not show yet that the claim on it holds.
-        _ => MachinePlan {
-            guarded: bound::intent(object).is_some(),
-            ..MachinePlan::step(MachineStep::Choose(Box::new(ask)))
-        },
-    }
-}
-
-/// The host holds our claim, or may.
-fn plan_bound(obs: &MachineObservation<'_>, host: &BareMetalHost, relation: Relation) -> MachinePlan {
-    let object = obs.object;
-    let name = host.name_any();
-    match relation {
-        Relation::HeldByOldUid => return MachinePlan::step(MachineStep::RefreshUid),
-        Relation::RecordOnly => {
-            return lost(
-                obs,
-                "ClaimEdited",
-                format!(
-                    "the record of host {name} holds this machine's claim but its spec.consumerRef does not name \
-                     this machine; restore the consumerRef, or delete the Machine"
-                ),
-            );
+        _ => {
+            // Moving on from a host is guarded: the cache may not show yet that the claim on it holds.
+            let named = bound::intent(object).map(|(host, _)| host);
+            MachinePlan {
+                guarded: named.is_some() || bound::left_host(object).is_some(),
+                ..MachinePlan::step(MachineStep::Choose(Box::new(Ask { except: named, ..ask })))
+            }
         }
-        Relation::ConsumerOnly => {
-            return lost(
-                obs,
-                "NoUsableRecord",
-                format!(
-                    "host {name} names this machine as its consumer but its record holds no claim, so it is left \
-                     alone; annotate the host with {}=adopt or {}=release",
-                    names::DECIDE_ANNOTATION,
-                    names::DECIDE_ANNOTATION
-                ),
-            );
-        }
-        Relation::Held | Relation::Unclaimed | Relation::Others => {}
     }
-    if !has_finalizer(object) {
-        return MachinePlan::step(MachineStep::AddFinalizer);
-    }
-    let bound = Wanted::yes(types::HOST_BOUND, "Bound", format!("host {name}"));
-    let failure_domain = score::failure_domain(host).map(str::to_owned);
-    let not_deployed = |reason: &'static str, message: String, wait: Wait| MachinePlan {
-        failure_domain: failure_domain.clone(),
-        ..MachinePlan::report(
-            vec![
-                bound.clone(),
-                bootstrap_ready(obs),
-                Wanted::no(types::DEPLOYED, reason, message.clone()),
-                Wanted::no(types::READY, reason, message),
-                not_paused(),
-            ],
-            Some(wait),
-        )
-    };
-    let record = host.spec.record.clone().unwrap_or_default();
-    if !booted(&record) {
-        let (message, wait) = deploying(host, &name);
-        return not_deployed("Deploying", message, wait);
-    }
-    let stored = record.claim.as_ref().and_then(|c| c.provider_id.clone());
-    match (&object.spec.provider_id, stored) {
-        (None, Some(stored)) => return MachinePlan::step(MachineStep::SetProviderId(stored)),
-        (None, None) => {
-            let message = format!("the record of host {name} holds no provider ID for this claim");
-            return not_deployed(
-                "ProviderIDMissing",
-                message.clone(),
-                Wait::new("ProviderIDMissing", message),
-            );
-        }
-        (Some(ours), Some(stored)) if *ours != stored => {
-            let message =
-                format!("spec.providerID is {ours}, but the claim on host {name} was made with {stored}");
-            return not_deployed(
-                "ProviderIDMismatch",
-                message.clone(),
-                Wait::new("ProviderIDMismatch", message),
-            );
-        }
-        (Some(_), _) => {}
-    }
-    MachinePlan {
-        provisioned: true,
-        addresses: Some(addresses(obs, &name)),
-        failure_domain,
-        ..MachinePlan::report(
-            vec![
-                bound,
-                bootstrap_ready(obs),
-                Wanted::yes(
-                    types::DEPLOYED,
-                    "Deployed",
-                    "the image is on the disk and the host was started from it",
-                ),
-                Wanted::yes(types::READY, "Ready", ""),
-                not_paused(),
-            ],
-            None,
-        )
-    }
-}
-
-fn plan_deletion(obs: &MachineObservation<'_>) -> MachinePlan {
-    let object = obs.object;
-    if !has_finalizer(object) {
-        return MachinePlan::step(MachineStep::Ignore);
-    }
-    let host = match obs.host {
-        HostView::There(host) if bound::relation(object, host).ties() => host,
-        // Without an intent nothing was ever claimed. With one, a cache may not know of the claim yet.
-        HostView::Unnamed => return MachinePlan::step(MachineStep::RemoveFinalizer),
-        HostView::Gone | HostView::There(_) => return MachinePlan::guarded(MachineStep::RemoveFinalizer),
-    };
-    let name = host.name_any();
-    let mut message = format!("waits for host {name} to stop the old workload and let go");
-    if bound::relation(object, host) == Relation::ConsumerOnly {
-        message = format!(
-            "host {name} names this machine as its consumer but its record holds no claim, so it is left alone; \
-             annotate the host with {}=release to power it off, clean it and let this machine go",
-            names::DECIDE_ANNOTATION
-        );
-    } else if let Some(sentence) = sentence_of(host) {
-        message = format!("{message}: {sentence}");
-    }
-    if host.status.as_ref().is_some_and(|s| s.error_type.is_some())
-        && let Some(claim) = &object.spec.claim_id
-    {
-        message = format!(
-            "{message}; if its BMC is dead for good, make sure that the server is off and annotate the host with {}={claim}",
-            names::ABANDON_ANNOTATION
-        );
-    }
-    let theirs = host.status.as_ref().and_then(|s| s.waiting_for.as_ref());
-    let wait = Wait {
-        reason: "WaitingForRelease".to_owned(),
-        message: message.clone(),
-        since: None,
-        deadline: theirs.and_then(|w| w.deadline.clone()),
-    };
-    MachinePlan::report(
-        vec![
-            Wanted::yes(types::HOST_BOUND, "Releasing", format!("host {name} is being released")),
-            bootstrap_ready(obs),
-            Wanted::no(types::DEPLOYED, reasons::DELETING, "the machine is being deleted"),
-            Wanted::no(types::READY, reasons::DELETING, message),
-            not_paused(),
-        ],
-        Some(wait),
-    )
 }
 
 /// No claim holds and none is made now.
@@ -496,86 +364,4 @@ fn was_bound(object: &BareMetalMachine) -> bool {
     let condition = object.status.as_ref().and_then(|s| condition::get(&s.conditions, types::HOST_BOUND));
     object.spec.provider_id.is_some()
         || condition.is_some_and(|c| c.status == "True" || c.reason == HOST_DELETED)
-}
-
-/// The image of this claim is on the disk, verified, and the host was started from it. The claim's own write clears
-/// what earlier claims left in the record.
-fn booted(record: &HostRecord) -> bool {
-    record.image.as_ref().is_some_and(|i| i.write_finished_at.is_some() && i.booted_at.is_some())
-}
-
-/// What the host says that it waits for, or what is wrong with it.
-fn sentence_of(host: &BareMetalHost) -> Option<String> {
-    let status = host.status.as_ref()?;
-    let waiting = status.waiting_for.as_ref().map(|w| w.message.clone());
-    waiting.or_else(|| status.error_message.clone()).filter(|s| !s.is_empty())
-}
-
-fn deploying(host: &BareMetalHost, name: &str) -> (String, Wait) {
-    let message = match sentence_of(host) {
-        Some(sentence) => format!("host {name}: {sentence}"),
-        None => format!("waits for host {name} to be deployed"),
-    };
-    let theirs = host.status.as_ref().and_then(|s| s.waiting_for.as_ref());
-    let wait = Wait {
-        reason: theirs.map_or_else(|| "Deploying".to_owned(), |w| w.reason.clone()),
-        message: message.clone(),
-        since: theirs.map(|w| w.since.clone()),
-        deadline: theirs.and_then(|w| w.deadline.clone()),
-    };
-    (message, wait)
-}
-
-fn addresses(obs: &MachineObservation<'_>, host: &str) -> Vec<MachineAddress> {
-    let address =
-        |kind: &str, address: &str| MachineAddress { kind: kind.to_owned(), address: address.to_owned() };
-    let mut addresses = vec![address("Hostname", host)];
-    match obs.internal_ips {
-        Some(ips) => addresses.extend(ips.iter().map(|ip| address("InternalIP", ip))),
-        None => {
-            let known = obs.object.status.iter().flat_map(|s| &s.addresses);
-            addresses.extend(known.filter(|a| a.kind == "InternalIP").cloned());
-        }
-    }
-    addresses
-}
-
-/// Puts the plan into a status. Equal to the old status if nothing but time passed.
-pub fn apply(
-    plan: &MachinePlan,
-    before: Option<&BareMetalMachineStatus>,
-    generation: Option<i64>,
-    now: &Time,
-) -> BareMetalMachineStatus {
-    let mut status = before.cloned().unwrap_or_default();
-    report::apply(&mut status.conditions, &plan.conditions, generation, now);
-    if let Some(wait) = &plan.waiting {
-        status.waiting_for = report::waiting(wait.as_ref(), status.waiting_for.as_ref(), now);
-    }
-    if plan.provisioned {
-        status.initialization = Some(Initialization { provisioned: Some(true) });
-    }
-    if let Some(addresses) = &plan.addresses {
-        status.addresses = addresses.clone();
-    }
-    if let Some(domain) = &plan.failure_domain {
-        status.failure_domain = Some(domain.clone());
-    }
-    status
-}
-
-/// Whether two statuses differ in nothing but the host's own sentence about its progress. Such a change may wait a
-/// few seconds for the next one: a deployment passes through a dozen sentences.
-pub fn differs_in_sentence_only(a: &BareMetalMachineStatus, b: &BareMetalMachineStatus) -> bool {
-    let gist = |status: &BareMetalMachineStatus| {
-        let mut gist = status.clone();
-        gist.waiting_for = None;
-        for c in &mut gist.conditions {
-            if c.reason == "Deploying" || c.reason == reasons::DELETING {
-                c.message.clear();
-            }
-        }
-        (gist, status.waiting_for.is_some())
-    };
-    gist(a) == gist(b)
 }

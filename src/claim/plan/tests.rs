@@ -10,11 +10,11 @@ use ferric_api::{BareMetalHost, BareMetalMachine, ProvisioningState, names};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
-use super::bound;
-use super::cluster::Owner;
-use super::fixtures::{Hosts, cluster, free_host, host, machine, merged, owner};
-use super::plan::*;
+use super::*;
 use crate::capi::{Cluster, Machine};
+use crate::claim::bound;
+use crate::claim::cluster::Owner;
+use crate::claim::fixtures::{Hosts, cluster, free_host, host, machine, merged, owner};
 use crate::key::Key;
 
 /// Everything that an observation borrows.
@@ -183,7 +183,7 @@ fn no_host_free_is_a_wait_that_says_why() {
     let MachineStep::Choose(ask) = scene.plan().step else { panic!() };
     let mut used = free_host("a");
     used.spec.consumer_ref = Some(Default::default());
-    let none = super::board::why_none(&ask, &[Arc::new(used)], |_| false);
+    let none = crate::claim::board::why_none(&ask, &[Arc::new(used)], |_| false);
     let plan = scene.observed(|obs| none_free(obs, &none));
     let status = apply(&plan, None, Some(1), &Hosts::now());
     assert_eq!(reason(&status, types::HOST_BOUND), "WaitingForHost");
@@ -207,8 +207,9 @@ fn an_intent_for_a_free_host_is_followed_by_the_claim_on_a_host_just_read() {
 #[case(Scene::bound().with(|s| s.record().claim.as_mut().unwrap().id = "theirs".into()))]
 fn an_intent_that_cannot_be_followed_moves_on_but_only_after_another_look(#[case] scene: Scene) {
     let plan = scene.plan();
-    assert!(matches!(plan.step, MachineStep::Choose(_)), "{plan:?}");
     assert!(plan.guarded);
+    let MachineStep::Choose(ask) = plan.step else { panic!("{plan:?}") };
+    assert_eq!(ask.except, Some(Key::new("ns", "h")), "not the same host again under another claim");
 }
 
 #[test]
@@ -381,6 +382,13 @@ fn deletion_blocks_on_nothing_but_the_host() {
         let plan = scene.with(bare).deleting().plan();
         assert_eq!((plan.step, plan.guarded), (MachineStep::RemoveFinalizer, true));
     }
+}
+
+#[test]
+fn deletion_waits_for_a_host_that_the_machine_left() {
+    let scene = Scene::intended().deleting().with(|s| s.held_by = Some(Key::new("ns", "left")));
+    assert_eq!(scene.plan().step, MachineStep::Report);
+    assert!(message(&scene.status(), types::READY).contains("host left"));
 }
 
 #[test]

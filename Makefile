@@ -54,19 +54,20 @@ test: lint assets release ## Everything: lint, stale files, unit, property and c
 
 .PHONY: release
 release: ## Write release/: what clusterctl reads
-	@rm -rf '$(RELEASE)' && mkdir -p '$(RELEASE)'
 	@grep -q 'image: .*:$(VERSION)$$' $(COMPONENTS)/deployment.yaml || { \
 	  echo 'the image in $(COMPONENTS)/deployment.yaml is not of version $(VERSION)' >&2; exit 1; }
+	@rm -rf '$(RELEASE).new' && mkdir -p '$(RELEASE).new'
 	@for file in $(COMPONENT_FILES); do printf -- '---\n'; cat "$$file"; done \
-	  > '$(RELEASE)/infrastructure-components.yaml'
-	@cp metadata.yaml templates/cluster-template*.yaml '$(RELEASE)/'
+	  > '$(RELEASE).new/infrastructure-components.yaml'
+	@cp metadata.yaml templates/cluster-template*.yaml '$(RELEASE).new/'
+	@rm -rf '$(RELEASE)' && mv '$(RELEASE).new' '$(RELEASE)'
 	@sed 's|@RELEASE@|$(CURDIR)/$(RELEASE)|' clusterctl/clusterctl.yaml > release/clusterctl.yaml
 	@printf 'release: %s\n' '$(RELEASE)'
 
 .PHONY: demo
 demo: assets release ## Watch real Cluster API machines become nodes on simulated servers (ONESHOT=1: end and judge)
-	$(call stage,programs of the demo,$(CARGO) build --quiet --release --package ferric --package ferric-simulator --bins --example demo)
-	@exec $(CARGO) run --quiet --release --package ferric --example demo -- $(if $(filter 1,$(ONESHOT)),--oneshot)
+	$(call stage,programs of the demo,$(CARGO) build --quiet --package ferric --package ferric-simulator --package ferric-testbed --bins)
+	@exec $(CARGO) run --quiet --package ferric-testbed -- demo $(if $(filter 1,$(ONESHOT)),--oneshot)
 
 .PHONY: bench
 bench: assets release ## Measure 1000 and 10000 simulated hosts and write docs/benchmarks.md

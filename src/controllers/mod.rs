@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 /// The owner of a Cluster API kind (`Cluster`, `Machine`), of whatever version.
 fn capi_owner<'a>(meta: &'a ObjectMeta, kind: &str) -> Option<&'a OwnerReference> {
     meta.owner_references.iter().flatten().find(|owner| {
-        owner.kind == kind && owner.api_version.split_once('/').is_some_and(|(group, _)| group == "cluster.x-k8s.io")
+        owner.kind == kind
+            && owner.api_version.split_once('/').is_some_and(|(group, _)| group == "cluster.x-k8s.io")
     })
 }

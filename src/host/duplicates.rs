@@ -84,8 +84,9 @@ fn is_telling(value: &str) -> bool {
 }
 
 impl Duplicates {
-    /// Takes in what a host says now. `stranger`: its BMC reports another machine than its record is about.
-    pub fn observe(&mut self, host: &BareMetalHost, stranger: bool) {
+    /// Takes in what a host says now. `stranger`: its BMC reports another machine than its record is about. Returns the
+    /// other hosts for which that may change something.
+    pub fn observe(&mut self, host: &BareMetalHost, stranger: bool) -> Vec<Key> {
         let key = Key::of(host);
         let marks = marks(host);
         let rank = (
@@ -95,26 +96,34 @@ impl Duplicates {
             key.clone(),
         );
         if self.marks_of.get(&key).is_some_and(|known| known.0 == rank && known.1 == marks) {
-            return;
+            return Vec::new();
         }
-        self.remove(&key);
+        let mut others = self.remove(&key);
         for mark in &marks {
             self.by_mark.entry(mark.clone()).or_default().insert(rank.clone());
         }
+        let sharing = marks.iter().filter_map(|mark| self.by_mark.get(mark)).flatten();
+        others.extend(sharing.map(|(_, _, _, other)| other).filter(|other| **other != key).cloned());
         self.marks_of.insert(key, (rank, marks));
+        others.sort_unstable();
+        others.dedup();
+        others
     }
 
-    /// Forgets a host that is gone.
-    pub fn remove(&mut self, key: &Key) {
-        let Some((rank, marks)) = self.marks_of.remove(key) else { return };
+    /// Forgets a host that is gone. Returns the other hosts that name the same server.
+    pub fn remove(&mut self, key: &Key) -> Vec<Key> {
+        let mut others = Vec::new();
+        let Some((rank, marks)) = self.marks_of.remove(key) else { return others };
         for mark in marks {
             if let Some(set) = self.by_mark.get_mut(&mark) {
                 set.remove(&rank);
+                others.extend(set.iter().map(|(_, _, _, other)| other.clone()));
                 if set.is_empty() {
                     self.by_mark.remove(&mark);
                 }
             }
         }
+        others
     }
 
     /// The other host object that names the same server and has the better right to it.
@@ -172,10 +181,11 @@ mod tests {
         let mut index = Duplicates::default();
         index.observe(&host("a", 1, "redfish://a", "52:54:00:00:00:01"), false);
         index.observe(&host("b", 2, "redfish://a", "52:54:00:00:00:02"), false);
-        index.observe(&host("b", 2, "redfish://b", "52:54:00:00:00:02"), false);
+        let told = index.observe(&host("b", 2, "redfish://b", "52:54:00:00:00:02"), false);
+        assert_eq!(told, [Key::new("default", "a")]);
         assert_eq!(index.senior(&Key::new("default", "b")), None);
         index.observe(&host("b", 2, "redfish://a", "52:54:00:00:00:02"), false);
-        index.remove(&Key::new("default", "a"));
+        assert_eq!(index.remove(&Key::new("default", "a")), [Key::new("default", "b")]);
         assert_eq!(index.senior(&Key::new("default", "b")), None);
     }
 

@@ -133,8 +133,14 @@ pub fn status(o: &Observation<'_>, plan: &Plan) -> BareMetalHostStatus {
     };
     set(types::INSPECTED, inspected.into(), reason, "");
     let quarantined = record.and_then(|r| r.quarantined.as_deref());
+    // Whatever state the record tells of: it is in doubt whether this object speaks of this server.
+    let in_doubt = plan.registered.as_ref().filter(|(registered, _, _)| !registered);
     match (plan.state, quarantined) {
         (_, Some(why)) => set(types::AVAILABLE, ConditionStatus::False, "Quarantined", why),
+        (State::Available, None) if in_doubt.is_some() => {
+            let (_, reason, message) = in_doubt.cloned().unwrap_or_default();
+            set(types::AVAILABLE, ConditionStatus::False, reason, &message);
+        }
         (State::Available, None) => set(types::AVAILABLE, ConditionStatus::True, "Available", ""),
         (state, None) => set(types::AVAILABLE, ConditionStatus::False, state_reason(state), ""),
     }
@@ -149,10 +155,11 @@ pub fn status(o: &Observation<'_>, plan: &Plan) -> BareMetalHostStatus {
         Step::Wait(wait) => format!("waiting for {}", wait.message),
         _ => String::new(),
     };
-    match &plan.error {
-        Some(error) => set(types::READY, ConditionStatus::False, &error.reason, &error.message),
-        None if settled => set(types::READY, ConditionStatus::True, state_reason(plan.state), ""),
-        None => set(types::READY, ConditionStatus::False, state_reason(plan.state), &message),
+    match (&plan.error, in_doubt) {
+        (Some(error), _) => set(types::READY, ConditionStatus::False, &error.reason, &error.message),
+        (None, Some((_, reason, message))) => set(types::READY, ConditionStatus::False, reason, message),
+        (None, None) if settled => set(types::READY, ConditionStatus::True, state_reason(plan.state), ""),
+        (None, None) => set(types::READY, ConditionStatus::False, state_reason(plan.state), &message),
     }
     match &plan.paused {
         Some(by) => set(types::PAUSED, ConditionStatus::True, "Paused", by),

@@ -19,6 +19,11 @@ use crate::{AgentOptions, backoff::Backoff};
 
 /// After this many good bytes the tries count anew: a large image over a bad line is not a dead server.
 const FORGIVE_AFTER: u64 = 64 << 20;
+/// How long a server may ask to come again (503 with `Retry-After`, RFC 9110, 10.2.3) before that counts as failing:
+/// where many hosts are written at once, most of them wait for their turn.
+const PATIENCE: Duration = Duration::from_secs(3600);
+/// Longest single pause that a server may ask for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Redirects that are followed.
 const MAX_REDIRECTS: usize = 5;
 /// Chunks (of some 16 KiB) between network and disk.
@@ -69,6 +74,8 @@ pub(crate) struct Download {
     position: u64,
     /// Position at the last failure.
     failed_at: u64,
+    /// How long the server has asked to wait in all.
+    waited: Duration,
     /// Bytes of the present response that were handed on before.
     skip: u64,
     total: Option<u64>,
@@ -93,6 +100,7 @@ impl Download {
             response: None,
             position: 0,
             failed_at: 0,
+            waited: Duration::ZERO,
             skip: 0,
             total: None,
             etag: None,
@@ -158,6 +166,14 @@ impl Download {
         match response.status() {
             StatusCode::OK => self.begin(response),
             StatusCode::PARTIAL_CONTENT if self.position > 0 => self.resume(response),
+            StatusCode::SERVICE_UNAVAILABLE if self.waited < PATIENCE => {
+                let Some(pause) = retry_after(response.headers()) else {
+                    return self.failed("it answered 503 Service Unavailable".to_owned()).await;
+                };
+                self.waited += pause;
+                tokio::time::sleep(pause).await;
+                Ok(())
+            }
             status if may_pass(status) => self.failed(format!("it answered {status}")).await,
             status => Err(DownloadError::Status { url: self.shown(), status }),
         }
@@ -248,6 +264,12 @@ fn may_pass(status: StatusCode) -> bool {
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// The pause that a busy server asks for, in seconds; the form with a date is left to the ordinary back-off.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds: u64 = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds.max(1)).min(LONGEST_PAUSE))
 }
 
 /// Weak tags do not promise the same bytes.
@@ -344,6 +366,16 @@ mod tests {
         for bad in ["", "bytes", "bytes */10", "bytes 5-9/x", "items 5-9/10"] {
             assert_eq!(content_range(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_busy_server_is_waited_for_within_bounds() {
+        let headers = |value: &str| HeaderMap::from_iter([(header::RETRY_AFTER, value.parse().unwrap())]);
+        assert_eq!(retry_after(&headers("5")), Some(Duration::from_secs(5)));
+        assert_eq!(retry_after(&headers("0")), Some(Duration::from_secs(1)));
+        assert_eq!(retry_after(&headers("999999999")), Some(LONGEST_PAUSE));
+        assert_eq!(retry_after(&headers("Fri, 31 Dec 1999 23:59:59 GMT")), None);
+        assert_eq!(retry_after(&HeaderMap::new()), None);
     }
 
     #[test]

@@ -26,7 +26,8 @@ impl ferric_agent::Platform for SimPlatform {
 
     fn open_disk(&self, name: &str) -> io::Result<Box<dyn BlockDevice>> {
         let number = self.server.spec.disks.iter().position(|disk| disk.device == name);
-        let number = number.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no disk {name}")))?;
+        let number = number
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no disk {name}")))?;
         Ok(Box::new(AgentDisk::open(&self.server, number, Arc::clone(&self.limits))?))
     }
 }
@@ -38,7 +39,8 @@ pub(crate) async fn run(server: Arc<Server>, epoch: u64, arguments: &str, cancel
         Err(error) => return Exit::Crash(error.to_string()),
     };
     let faults = server.faults();
-    let limits = WriteLimits::new(faults.disk_fails_after_bytes, faults.agent_dies_after_bytes, cancel.clone());
+    let limits =
+        WriteLimits::new(faults.disk_fails_after_bytes, faults.agent_dies_after_bytes, cancel.clone());
     let platform = Arc::new(SimPlatform { server: Arc::clone(&server), limits: Arc::clone(&limits) });
     let options = ferric_agent::AgentOptions {
         // Simulated disks are small.
@@ -48,7 +50,7 @@ pub(crate) async fn run(server: Arc<Server>, epoch: u64, arguments: &str, cancel
         ..ferric_agent::AgentOptions::default()
     };
     tracing::debug!(server = server.spec.name, epoch, provider = boot.provider_url(), "agent starts");
-    tokio::select! {
+    let exit = tokio::select! {
         () = limits.died.cancelled() => {
             // Once is enough: the next boot is to work.
             server.lock().faults.agent_dies_after_bytes = None;
@@ -60,7 +62,9 @@ pub(crate) async fn run(server: Arc<Server>, epoch: u64, arguments: &str, cancel
             Ok(ferric_agent::Exit::Cancelled) => Exit::Crash("the power is gone".to_owned()),
             Err(error) => Exit::Crash(error.to_string()),
         },
-    }
+    };
+    server.lock().disk_bytes_written += limits.written();
+    exit
 }
 
 /// The hardware as the agent would find it: the same facts that the BMC reports.

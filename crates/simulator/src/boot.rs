@@ -77,8 +77,10 @@ mod tests {
     fn scripts() {
         let kernel = |arguments: &str| Ok(BootProgram::Kernel { arguments: arguments.to_owned() });
         let cases = [
-            ("#!ipxe\nkernel http://p/vmlinuz ferric.url=https://p ferric.time=1\ninitrd http://p/i\nboot\n",
-                kernel("ferric.url=https://p ferric.time=1")),
+            (
+                "#!ipxe\nkernel http://p/vmlinuz ferric.url=https://p ferric.time=1\ninitrd http://p/i\nboot\n",
+                kernel("ferric.url=https://p ferric.time=1"),
+            ),
             ("#!ipxe\n# c\necho hi\nkernel --name vmlinuz http://p/k a=b || goto retry\nboot", kernel("a=b")),
             ("#!ipxe\nkernel --name=vmlinuz http://p/k a=b", kernel("a=b")),
             ("#!ipxe\nexit\nkernel http://p/k a=b", Ok(BootProgram::NextSource)),

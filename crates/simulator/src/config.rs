@@ -99,7 +99,13 @@ impl Delays {
     #[must_use]
     pub fn none() -> Self {
         let zero = Duration::ZERO;
-        Self { power_on: zero, power_off: zero, post: zero, boot_retry: Duration::from_millis(100), os_start: zero }
+        Self {
+            power_on: zero,
+            power_off: zero,
+            post: zero,
+            boot_retry: Duration::from_millis(100),
+            os_start: zero,
+        }
     }
 
     /// About what servers on a rack take: minutes of self test.
@@ -109,7 +115,7 @@ impl Delays {
             power_on: Duration::from_secs(3),
             power_off: Duration::from_secs(5),
             post: Duration::from_secs(180),
-            boot_retry: Duration::from_secs(20),
+            boot_retry: Duration::from_secs(5),
             os_start: Duration::from_secs(25),
         }
     }

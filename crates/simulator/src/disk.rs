@@ -71,6 +71,11 @@ impl WriteLimits {
         Arc::new(Self { written: AtomicU64::new(0), fail_after, die_after, died, gone })
     }
 
+    /// Bytes written so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
     fn powered(&self) -> io::Result<()> {
         if self.gone.is_cancelled() || self.died.is_cancelled() {
             return Err(io::Error::other("the power is gone"));

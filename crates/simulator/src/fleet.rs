@@ -142,7 +142,10 @@ impl Fleet {
     }
 
     pub(crate) fn find(&self, name: &str) -> Result<&Arc<Server>> {
-        self.servers.iter().find(|server| server.spec.name == name).ok_or_else(|| Error::NoServer(name.to_owned()))
+        self.servers
+            .iter()
+            .find(|server| server.spec.name == name)
+            .ok_or_else(|| Error::NoServer(name.to_owned()))
     }
 }
 

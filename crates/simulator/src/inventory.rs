@@ -27,11 +27,7 @@ pub struct ManifestOptions {
 
 impl Default for ManifestOptions {
     fn default() -> Self {
-        Self {
-            namespace: "default".to_owned(),
-            scheme: "redfish-uefihttp".to_owned(),
-            failure_domains: true,
-        }
+        Self { namespace: "default".to_owned(), scheme: "redfish-uefihttp".to_owned(), failure_domains: true }
     }
 }
 

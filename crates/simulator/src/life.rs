@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 /// How often firmware tries a boot source before it goes on to the next.
-const FETCH_TRIES: u8 = 3;
+const FETCH_TRIES: u8 = 20;
 
 /// Power as the BMC reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -251,6 +251,15 @@ impl Default for Life {
 pub(crate) struct Conflict;
 
 impl Life {
+    /// The state in one word.
+    pub(crate) fn state(&self) -> &'static str {
+        match (&self.phase, self.power) {
+            (Phase::Dark, Power::PoweringOn) => "PoweringOn",
+            (Phase::Dark, Power::PoweringOff) => "PoweringOff",
+            (phase, _) => phase.name(),
+        }
+    }
+
     /// Whether a reset makes sense now; the BMC answers 409 if not.
     pub(crate) fn accepts(&self, reset: ResetType) -> Result<(), Conflict> {
         let restart =
@@ -392,10 +401,7 @@ impl Life {
 
     fn boot_disk(&mut self) -> Vec<Action> {
         self.phase = Phase::ReadingDisk;
-        vec![
-            Action::NoteBoot { source: Source::Disk, url: None },
-            Action::ReadDisk { epoch: self.epoch },
-        ]
+        vec![Action::NoteBoot { source: Source::Disk, url: None }, Action::ReadDisk { epoch: self.epoch }]
     }
 
     fn fetched(&mut self, outcome: Result<BootProgram, String>) -> Vec<Action> {

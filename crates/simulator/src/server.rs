@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::fault::{BmcFault, Faults};
 use crate::fleet::Shared;
 use crate::journal::{Counters, Journal, JournalEntry, JournalEvent};
-use crate::life::{Action, Event, Exit, Life, Power, Timer};
+use crate::life::{Action, Event, Exit, Life, Phase, Power, Timer};
 use crate::os::OsStatus;
 use crate::redfish::Sessions;
 use crate::spec::{ServerSpec, mix};
@@ -26,6 +26,8 @@ pub(crate) struct Server {
     tls: OnceLock<Arc<ServerConfig>>,
     /// Held by whatever runs on the server; the next to run waits until the one before has let go.
     pub(crate) hardware: tokio::sync::Mutex<()>,
+    /// Held by whoever tells the cluster how the node is: "lost" must not come after "ready".
+    pub(crate) node_word: tokio::sync::Mutex<()>,
     /// The disks, when they are in memory.
     pub(crate) counting: Vec<CountingDevice>,
 }
@@ -39,6 +41,7 @@ pub(crate) struct Inner {
     pub(crate) sessions: Sessions,
     pub(crate) asset_tag: String,
     pub(crate) os: OsStatus,
+    pub(crate) disk_bytes_written: u64,
     /// Ends what runs on the server.
     running: Option<CancellationToken>,
     /// Wakes who waits for the faults to change.
@@ -51,7 +54,7 @@ pub(crate) struct Inner {
 pub struct ServerStatus {
     /// Power as the BMC reports it.
     pub power: Power,
-    /// What runs: `Off`, `Post`, `FetchingBootMedia`, `AgentRunning`, `ReadingDisk`, `OSRunning`, `NoBootableDisk`,
+    /// What runs: `Off`, `PoweringOn`, `PoweringOff`, `Post`, `FetchingBootMedia`, `AgentRunning`, `ReadingDisk`, `OSRunning`, `NoBootableDisk`,
     /// `HangsAtPxe` or `Crashed`.
     pub state: String,
     /// More about it: a URL, or why.
@@ -61,7 +64,10 @@ pub struct ServerStatus {
     /// URL of the inserted virtual CD.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub media: Option<String>,
-    /// The operating system, as last seen.
+    /// Bytes that agents wrote to its disks, added when an agent ends.
+    #[serde(default)]
+    pub disk_bytes_written: u64,
+    /// The operating system, while it runs.
     pub os: OsStatus,
     /// How often the BMC was asked.
     pub counters: Counters,
@@ -83,6 +89,7 @@ impl Server {
             inner: Mutex::default(),
             tls: OnceLock::new(),
             hardware: tokio::sync::Mutex::new(()),
+            node_word: tokio::sync::Mutex::new(()),
             counting,
         }
     }
@@ -136,14 +143,22 @@ impl Server {
         }
     }
 
+    /// Waits until an operating system runs.
+    pub(crate) async fn os_runs(&self) {
+        while self.lock().life.phase != Phase::Os {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     pub(crate) fn status(&self) -> ServerStatus {
         let inner = self.lock();
         ServerStatus {
             power: inner.life.power,
-            state: inner.life.phase.name().to_owned(),
+            state: inner.life.state().to_owned(),
             detail: inner.life.phase.detail().to_owned(),
             epoch: inner.life.epoch,
             media: inner.life.media.clone(),
+            disk_bytes_written: inner.disk_bytes_written,
             os: inner.os.clone(),
             counters: inner.counters,
             faults: inner.faults.clone(),
@@ -177,19 +192,21 @@ impl Server {
     /// Takes one step and begins what it asks for.
     pub(crate) fn apply(self: &Arc<Self>, inner: &mut Inner, event: Event) {
         if let Event::Fetched { outcome: Err(why), .. } = &event {
-            inner.journal.push(JournalEvent::State { state: "BootMediaFailed".to_owned(), detail: why.clone() });
+            inner
+                .journal
+                .push(JournalEvent::State { state: "BootMediaFailed".to_owned(), detail: why.clone() });
         }
-        let before = (inner.life.phase.name(), inner.life.epoch);
+        let (state_before, epoch_before) = (inner.life.state(), inner.life.epoch);
         let (life, actions) = std::mem::take(&mut inner.life).step(event);
         inner.life = life;
-        if before.1 != inner.life.epoch {
-            inner.os.running = false;
+        if epoch_before != inner.life.epoch {
+            inner.os = OsStatus::default();
         }
         for action in actions {
             self.act(inner, action);
         }
-        if before != (inner.life.phase.name(), inner.life.epoch) && before.0 != inner.life.phase.name() {
-            let (state, detail) = (inner.life.phase.name().to_owned(), inner.life.phase.detail().to_owned());
+        if state_before != inner.life.state() {
+            let (state, detail) = (inner.life.state().to_owned(), inner.life.phase.detail().to_owned());
             tracing::debug!(server = self.spec.name, state, detail);
             inner.journal.push(JournalEvent::State { state, detail });
         }
@@ -230,7 +247,6 @@ impl Server {
                 Event::DiskRead { epoch, outcome }
             }),
             Action::RunAgent { epoch, arguments } => {
-                inner.os = OsStatus::default();
                 self.run_program(inner, epoch, move |server, cancel| async move {
                     crate::agent::run(server, epoch, &arguments, cancel).await
                 });

@@ -146,7 +146,10 @@ fn check(config: &FleetConfig) -> Result<()> {
     }
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if !config.prefix.starts_with(|c: char| c.is_ascii_lowercase()) || !config.prefix.chars().all(plain) {
-        return refuse(format!("server name prefix {:?} is not lower-case letters, digits and dashes", config.prefix));
+        return refuse(format!(
+            "server name prefix {:?} is not lower-case letters, digits and dashes",
+            config.prefix
+        ));
     }
     Ok(())
 }

@@ -31,7 +31,9 @@ fn cluster(endpoint: String) -> Cluster {
     let mut files = String::new();
     let mut file = |path: &str, content: &str| {
         let content = STANDARD.encode(content);
-        files.push_str(&format!("-   path: /etc/kubernetes/pki/{path}\n    encoding: base64\n    content: {content}\n"));
+        files.push_str(&format!(
+            "-   path: /etc/kubernetes/pki/{path}\n    encoding: base64\n    content: {content}\n"
+        ));
     };
     let mut authority = None;
     for name in ["ca", "etcd/ca", "front-proxy-ca"] {
@@ -122,10 +124,18 @@ impl Cluster {
         loop {
             match client.get(&url).send().await {
                 Ok(answer) => return serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap(),
-                Err(error) if tries > 50 => panic!("{url}: {error:?}"),
+                Err(error) if tries > 100 => panic!("{url}: {error:?}"),
                 Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
             }
             tries += 1;
+        }
+    }
+
+    async fn wait_ready(&self, node: &str, wanted: &str) {
+        let until = std::time::Instant::now() + Duration::from_secs(60);
+        while self.ready(node).await != wanted {
+            assert!(std::time::Instant::now() < until, "{node} is not Ready={wanted}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
@@ -177,9 +187,7 @@ async fn three_control_plane_machines_and_a_worker() {
     let uid = node["metadata"]["uid"].clone();
     reset(&fleet, worker, "ForceOff").await;
     wait_for(&fleet, worker, limit, "power off", |s| s.state == "Off").await;
-    while cluster.ready("node-host-04").await != "Unknown" {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    cluster.wait_ready("node-host-04", "Unknown").await;
     reset(&fleet, worker, "On").await;
     wait_for(&fleet, worker, limit, "worker", |s| s.os.node.is_some()).await;
     assert_eq!(cluster.ready("node-host-04").await, "True");
@@ -188,9 +196,7 @@ async fn three_control_plane_machines_and_a_worker() {
     // Two of three etcd members are enough, and the address stays when the first machine goes.
     reset(&fleet, first, "ForceOff").await;
     wait_for(&fleet, first, limit, "power off", |s| s.state == "Off").await;
-    while cluster.ready("node-host-01").await != "Unknown" {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    cluster.wait_ready("node-host-01", "Unknown").await;
     reset(&fleet, first, "On").await;
     wait_for(&fleet, first, limit, "control plane", |s| s.os.node.is_some()).await;
     assert_eq!(cluster.ready("node-host-01").await, "True");

@@ -52,9 +52,10 @@ async fn sushy_drives_a_bmc() {
     let facts = fleet.info(fleet.servers().next().unwrap());
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join("sushy_client.py");
     let facts_json = serde_json::to_string(&facts).unwrap();
-    let out = tokio::task::spawn_blocking(move || run(Command::new(python).arg(script).arg(&ca).arg(facts_json)))
-        .await
-        .unwrap();
+    let out =
+        tokio::task::spawn_blocking(move || run(Command::new(python).arg(script).arg(&ca).arg(facts_json)))
+            .await
+            .unwrap();
     assert!(out.contains("all steps passed"), "{out}");
 
     // The BMC's own record agrees with what the client says it did.
@@ -67,7 +68,9 @@ async fn sushy_drives_a_bmc() {
     assert!(journal.iter().any(|entry| entry.event == JournalEvent::Login { ok: false }));
     let boots: Vec<&str> = journal
         .iter()
-        .filter_map(|e| if let JournalEvent::Boot { source, .. } = &e.event { Some(source.as_str()) } else { None })
+        .filter_map(|e| {
+            if let JournalEvent::Boot { source, .. } = &e.event { Some(source.as_str()) } else { None }
+        })
         .collect();
     assert_eq!(boots, ["UefiHttp", "Disk"]);
     let other = fleet.servers().nth(1).unwrap().name.clone();

@@ -40,7 +40,7 @@ pub struct Bed {
     kubectl: Option<PathBuf>,
     folder: PathBuf,
     // Last, so that it is removed after all processes are gone.
-    _temporary: Option<TempDir>,
+    temporary: Option<TempDir>,
 }
 
 impl BedBuilder {
@@ -138,7 +138,7 @@ impl BedBuilder {
             None
         };
         let kubectl = assets.find(Binary::Kubectl)?;
-        Ok(Bed { cluster_api, control_plane, assets, kubectl, folder, _temporary: temporary })
+        Ok(Bed { cluster_api, control_plane, assets, kubectl, folder, temporary })
     }
 }
 
@@ -271,8 +271,20 @@ impl Bed {
         self.control_plane.pids().into_iter().chain(managers).collect()
     }
 
+    /// Leaves the folder behind, with all logs, when the bed ends.
+    pub fn keep_folder(&mut self) {
+        if let Some(temporary) = self.temporary.take() {
+            let _ = temporary.keep();
+        }
+    }
+
     /// Ends all processes, in order, and removes the folder.
     pub async fn stop(mut self) {
+        self.end();
+    }
+
+    /// Ends all processes, in order. The folder stays until the bed is dropped.
+    pub fn end(&mut self) {
         if let Some(cluster_api) = &mut self.cluster_api {
             cluster_api.stop();
         }

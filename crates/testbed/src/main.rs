@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use ferric_testbed::demo::{self, DemoOptions};
 use ferric_testbed::{Assets, Bed, Binary, Error, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -25,6 +26,8 @@ enum Command {
     Assets(AssetsArgs),
     /// Starts a management plane, prints the shell lines to use it, and keeps it until Ctrl-C.
     Up(UpArgs),
+    /// Watch machines of Cluster API become nodes on simulated servers.
+    Demo(DemoOptions),
 }
 
 #[derive(Args)]
@@ -62,7 +65,11 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Assets(args) => assets(args).await,
-        Command::Up(args) => up(args).await,
+        Command::Up(args) => until_signal(serve(args)).await.and_then(|ended| ended.unwrap_or(Ok(()))),
+        Command::Demo(options) => match show(&options).await {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -87,15 +94,33 @@ async fn assets(args: AssetsArgs) -> Result<()> {
     Ok(())
 }
 
-async fn up(args: UpArgs) -> Result<()> {
+/// Runs the demo; success only if every step really happened.
+async fn show(options: &DemoOptions) -> Result<ExitCode> {
+    Ok(match until_signal(demo::run(options)).await? {
+        Some(Some(standing)) if options.oneshot => {
+            standing.end().await;
+            ExitCode::SUCCESS
+        }
+        Some(Some(standing)) => match until_signal(standing.stay()).await? {
+            Some(()) => ExitCode::FAILURE,
+            None => ExitCode::SUCCESS,
+        },
+        Some(None) => ExitCode::FAILURE,
+        // As a shell says it of a program that Ctrl-C ended.
+        None => ExitCode::from(130),
+    })
+}
+
+/// Runs something until it ends or a signal comes, which may be at any moment: what has been started is ended by being
+/// dropped.
+async fn until_signal<T>(work: impl Future<Output = T>) -> Result<Option<T>> {
     let broken = |source| Error::File { action: "listen for", path: "SIGINT and SIGTERM".into(), source };
     let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(broken)?;
-    // Dropping whatever has been started ends it, so a signal may come at any moment.
     tokio::select! {
-        result = serve(args) => result,
-        _ = interrupt.recv() => Ok(()),
-        _ = terminate.recv() => Ok(()),
+        result = work => Ok(Some(result)),
+        _ = interrupt.recv() => Ok(None),
+        _ = terminate.recv() => Ok(None),
     }
 }
 

@@ -255,6 +255,20 @@ impl Process {
         }
     }
 
+    /// Fails, with the end of its log, when it has ended although it should be running.
+    pub fn check(&mut self) -> Result<()> {
+        match self.exit_status() {
+            None => Ok(()),
+            Some(status) => Err(Error::Exited {
+                name: self.name.clone(),
+                status: status.to_string(),
+                what: "its work to be done".to_owned(),
+                log: self.log.clone(),
+                tail: log_tail(&self.log),
+            }),
+        }
+    }
+
     /// The last lines of its log.
     pub fn log_tail(&self) -> String {
         log_tail(&self.log)

@@ -20,7 +20,7 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use kube::runtime::controller::{Action as Requeue, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -211,6 +211,13 @@ impl HostContext {
         Api::namespaced(self.client.clone(), &key.namespace)
     }
 
+    fn wake_all(&self, keys: Vec<Key>) {
+        for key in keys {
+            // Nobody listens any more only when the manager is going down.
+            let _ = self.wake.send(key);
+        }
+    }
+
     /// Takes in every host that is cached before the first one is acted on: an older twin must be known by then.
     fn index_all(&self) {
         let mut table = self.table();
@@ -220,19 +227,19 @@ impl HostContext {
     }
 
     fn forget(&self, key: &Key) {
-        let state = {
+        let (state, twins) = {
             let mut table = self.table();
-            table.duplicates.remove(key);
+            let twins = table.duplicates.remove(key);
             table.fingerprints.retain(|_, host| host != key);
-            table.hosts.remove(key).and_then(|r| r.state)
+            (table.hosts.remove(key).and_then(|r| r.state), twins)
         };
+        self.wake_all(twins);
         self.written.remove(key);
         self.metrics.host_state(state, None);
         self.hub.forget(key);
         self.pool.forget(&key.to_string());
     }
 
-    /// Another host that names the same server and has the better right to it.
     /// The agent boot of a host is over: its session ends and its key counts no more.
     fn end_agent(&self, key: &Key) {
         self.hub.forget(key);
@@ -243,6 +250,7 @@ impl HostContext {
         }
     }
 
+    /// Another host that names the same server and has the better right to it.
     fn senior_twin(&self, key: &Key) -> Option<Key> {
         let mut table = self.table();
         loop {
@@ -404,7 +412,8 @@ fn observe(host: &BareMetalHost, key: &Key, context: &HostContext) -> (Plan, Bmc
         };
         r.bmc.clone()
     });
-    context.table().duplicates.observe(host, is_stranger(host, &memory));
+    let twins = context.table().duplicates.observe(host, is_stranger(host, &memory));
+    context.wake_all(twins);
     let duplicate_of = context.senior_twin(key);
     let unwritten = host
         .spec

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
-use ferric_simulator::{Admin, Delays, DiskClass, DiskKind, DiskMode, Fleet, FleetConfig, HardwareClass, ManifestOptions};
+use ferric_simulator::{
+    Admin, Delays, DiskClass, DiskKind, DiskMode, Fleet, FleetConfig, HardwareClass, ManifestOptions,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Simulates a fleet of servers: each has a Redfish BMC over HTTPS on its own address in 127.0.0.0/8, disks, and a
@@ -102,9 +104,11 @@ fn parse_class(text: &str) -> Result<HardwareClass, String> {
         [name, cores, memory, disk, kind] => (&[*name, *cores, *memory, *disk], kind.parse()?),
         _ => return Err("expected NAME:CORES:MEMORY_GIB:DISK_MIB[:hdd|ssd|nvme]".to_owned()),
     };
-    let number = |what: &str, text: &str| text.parse::<u32>().map_err(|_| format!("{what} {text:?} is no number"));
+    let number =
+        |what: &str, text: &str| text.parse::<u32>().map_err(|_| format!("{what} {text:?} is no number"));
     let size_bytes = u64::from(number("disk size", disk)?) << 20;
-    let mut class = HardwareClass::sized(name, number("cores", cores)?, number("memory", memory)?, size_bytes);
+    let mut class =
+        HardwareClass::sized(name, number("cores", cores)?, number("memory", memory)?, size_bytes);
     class.disks = vec![DiskClass { size_bytes, kind, ..DiskClass::default() }];
     Ok(class)
 }

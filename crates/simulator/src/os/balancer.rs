@@ -75,7 +75,9 @@ impl Balancers {
         if let Some(balancer) = open.get(&front).and_then(Weak::upgrade) {
             return Ok(balancer);
         }
-        let failed = |error: std::io::Error| format!("could not listen on the control-plane endpoint {front}: {error}");
+        let failed = |error: std::io::Error| {
+            format!("could not listen on the control-plane endpoint {front}: {error}")
+        };
         let listener = std::net::TcpListener::bind(front).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let listener = TcpListener::from_std(listener).map_err(failed)?;
@@ -108,7 +110,8 @@ async fn serve(listener: TcpListener, backends: Arc<Mutex<Vec<Arc<Backend>>>>) {
 
 async fn forward(mut client: TcpStream, candidates: Vec<Arc<Backend>>) {
     for backend in candidates {
-        let Ok(Ok(mut server)) = tokio::time::timeout(DIAL_LIMIT, TcpStream::connect(backend.address)).await else {
+        let Ok(Ok(mut server)) = tokio::time::timeout(DIAL_LIMIT, TcpStream::connect(backend.address)).await
+        else {
             continue;
         };
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
@@ -124,7 +127,8 @@ async fn forward(mut client: TcpStream, candidates: Vec<Arc<Backend>>) {
 /// Looks at `/readyz`, as any balancer in front of kube-apiservers should: one whose etcd is gone still takes
 /// connections.
 async fn check(backend: Arc<Backend>) {
-    let Ok(kube) = Kube::new(&format!("https://{}", backend.address), Trust::Anyone, Credentials::Anonymous) else {
+    let Ok(kube) = Kube::new(&format!("https://{}", backend.address), Trust::Anyone, Credentials::Anonymous)
+    else {
         return;
     };
     let mut failures = 0;
@@ -144,7 +148,9 @@ async fn check(backend: Arc<Backend>) {
 pub(crate) fn endpoint_address(endpoint: &str) -> Result<SocketAddr, String> {
     let endpoint = endpoint.trim_start_matches("https://").trim_end_matches('/');
     let with_address = endpoint.replace("localhost", "127.0.0.1");
-    with_address.parse().map_err(|_| format!("the control-plane endpoint {endpoint:?} is not an address with a port"))
+    with_address
+        .parse()
+        .map_err(|_| format!("the control-plane endpoint {endpoint:?} is not an address with a port"))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -165,7 +171,9 @@ mod tests {
             while let Ok((mut stream, _)) = listener.accept().await {
                 tokio::spawn(async move {
                     let mut byte = [0; 1];
-                    while stream.read_exact(&mut byte).await.is_ok() && stream.write_all(&byte).await.is_ok() {}
+                    while stream.read_exact(&mut byte).await.is_ok() && stream.write_all(&byte).await.is_ok()
+                    {
+                    }
                 });
             }
         });

@@ -78,7 +78,8 @@ impl Layout {
         if self.pki().join(".complete").exists() {
             return Ok(());
         }
-        let local = ["127.0.0.1".to_owned(), "localhost".to_owned(), self.address.to_string(), self.node.clone()];
+        let local =
+            ["127.0.0.1".to_owned(), "localhost".to_owned(), self.address.to_string(), self.node.clone()];
         let mut api_names = local.to_vec();
         api_names.extend(["kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned));
         api_names.push("kubernetes.default.svc.cluster.local".to_owned());
@@ -115,7 +116,10 @@ impl Layout {
 
     /// A certificate and key by name.
     pub(crate) fn certificate(&self, name: &str) -> Result<Certificate, String> {
-        Ok(Certificate { cert_pem: self.read(&format!("{name}.crt"))?, key_pem: self.read(&format!("{name}.key"))? })
+        Ok(Certificate {
+            cert_pem: self.read(&format!("{name}.crt"))?,
+            key_pem: self.read(&format!("{name}.key"))?,
+        })
     }
 
     pub(crate) fn kubeconfig(&self, name: &str) -> PathBuf {
@@ -247,7 +251,8 @@ impl Layout {
     /// The port-forward endpoint: where the control-plane provider reaches etcd and the kube-apiserver of this machine.
     pub(crate) fn kubelet(&self) -> Result<Program, String> {
         let (node, address, port) = (&self.node, self.address, self.api_port);
-        let route = |pod: &str, port: u16| format!("--route=kube-system/{pod}-{node}:{port}={address}:{port}");
+        let route =
+            |pod: &str, port: u16| format!("--route=kube-system/{pod}-{node}:{port}={address}:{port}");
         self.program(
             "fakekubelet",
             vec![

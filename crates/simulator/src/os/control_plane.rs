@@ -51,7 +51,9 @@ impl ControlPlaneRole {
     fn api_port(&self) -> u16 {
         let port = match self {
             Self::Init(init, _) => init.local_api_endpoint.bind_port,
-            Self::Join(join) => join.control_plane.as_ref().map_or(0, |section| section.local_api_endpoint.bind_port),
+            Self::Join(join) => {
+                join.control_plane.as_ref().map_or(0, |section| section.local_api_endpoint.bind_port)
+            }
         };
         if port == 0 { DEFAULT_API_PORT } else { port }
     }
@@ -94,7 +96,10 @@ pub(crate) async fn run(
         })
         .await?;
         programs.start(layout.etcd(&members, false)?)?;
-        retry(until, &mut programs, "etcd member promote", || async { client.promote(&layout.peer_url()).await }).await?;
+        retry(until, &mut programs, "etcd member promote", || async {
+            client.promote(&layout.peer_url()).await
+        })
+        .await?;
     }
     say("starting kube-apiserver");
     programs.start(layout.api_server()?)?;
@@ -111,15 +116,18 @@ pub(crate) async fn run(
     say("registering the node");
     let identity = identity(&layout, role)?;
     identity.save(&folder)?;
+    let word = server.node_word.lock().await;
     retry(until, &mut programs, "the node", || async {
         register(server, &admin, &layout, role, &identity).await.map_err(|error| error.to_string())
     })
     .await?;
+    drop(word);
     if first && !done {
         say("uploading the configuration");
         upload(&layout, instructions).await?;
     }
-    std::fs::write(folder.join(DONE_FILE), json!({"node": layout.node}).to_string()).map_err(|error| error.to_string())?;
+    std::fs::write(folder.join(DONE_FILE), json!({"node": layout.node}).to_string())
+        .map_err(|error| error.to_string())?;
     server.update_os(epoch, |os| {
         os.node = Some(layout.node.clone());
         os.message.clear();
@@ -224,7 +232,8 @@ async fn fetch_configuration(
         let value: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
         return configuration(&value);
     }
-    let with = join.discovery.bootstrap_token.as_ref().ok_or("the join configuration has no bootstrap token")?;
+    let with =
+        join.discovery.bootstrap_token.as_ref().ok_or("the join configuration has no bootstrap token")?;
     let until = Instant::now() + START_LIMIT;
     let mut none = Supervisor::default();
     let found = retry(until, &mut none, "kubeadm join", || async {
@@ -237,10 +246,12 @@ async fn fetch_configuration(
         )?;
         let credentials = Credentials::Certificate { cert_pem: &admin.cert_pem, key_pem: &admin.key_pem };
         let text = |error: KubeError| error.to_string();
-        let kube = Kube::new(&cluster.server, Trust::Authority(&cluster.ca_pem), credentials).map_err(text)?;
+        let kube =
+            Kube::new(&cluster.server, Trust::Authority(&cluster.ca_pem), credentials).map_err(text)?;
         let map = kube.get("/api/v1/namespaces/kube-system/configmaps/kubeadm-config").await.map_err(text)?;
         let configuration = map["data"]["ClusterConfiguration"].as_str().ok_or("kubeadm-config is empty")?;
-        let members = "/api/v1/namespaces/kube-system/pods?labelSelector=component%3Detcd%2Ctier%3Dcontrol-plane";
+        let members =
+            "/api/v1/namespaces/kube-system/pods?labelSelector=component%3Detcd%2Ctier%3Dcontrol-plane";
         let pods = kube.get(members).await.map_err(text)?;
         let etcd: Vec<&Value> = pods["items"]
             .as_array()
@@ -258,7 +269,8 @@ async fn fetch_configuration(
 
 fn configuration(kept: &Value) -> Result<(String, ClusterConfiguration), String> {
     let text = kept["configuration"].as_str().unwrap_or_default();
-    let cluster = kubeadm::document(text, "ClusterConfiguration")?.ok_or("kubeadm-config holds no configuration")?;
+    let cluster =
+        kubeadm::document(text, "ClusterConfiguration")?.ok_or("kubeadm-config holds no configuration")?;
     Ok((kept["server"].as_str().unwrap_or_default().to_owned(), cluster))
 }
 

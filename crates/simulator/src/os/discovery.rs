@@ -30,7 +30,8 @@ pub(crate) async fn discover(with: &BootstrapToken) -> Result<Cluster, String> {
     let info = first.get(PATH).await.map_err(text)?;
     let cluster = check(&info, with)?;
     // Once more, this time from the authority that was just checked.
-    let again = Kube::new(&endpoint, Trust::Authority(&cluster.ca_pem), Credentials::Anonymous).map_err(text)?;
+    let again =
+        Kube::new(&endpoint, Trust::Authority(&cluster.ca_pem), Credentials::Anonymous).map_err(text)?;
     let confirmed = again.get(PATH).await.map_err(text)?;
     if confirmed["data"]["kubeconfig"] != info["data"]["kubeconfig"] {
         return Err("cluster-info differs between the first look and the second".to_owned());
@@ -47,7 +48,8 @@ fn check(info: &Value, with: &BootstrapToken) -> Result<Cluster, String> {
         .as_str()
         .ok_or_else(|| format!("cluster-info is not signed for token {id} (yet)"))?;
     check_signature(kubeconfig, signature, secret)?;
-    let config: Value = serde_yaml_ng::from_str(kubeconfig).map_err(|error| format!("cluster-info: {error}"))?;
+    let config: Value =
+        serde_yaml_ng::from_str(kubeconfig).map_err(|error| format!("cluster-info: {error}"))?;
     let cluster = &config["clusters"][0]["cluster"];
     let server = cluster["server"].as_str().ok_or("cluster-info names no server")?.to_owned();
     let ca = cluster["certificate-authority-data"].as_str().ok_or("cluster-info holds no authority")?;
@@ -60,7 +62,8 @@ fn check(info: &Value, with: &BootstrapToken) -> Result<Cluster, String> {
 /// A detached JWS, HS256 with the token's secret.
 fn check_signature(payload: &str, signature: &str, secret: &str) -> Result<(), String> {
     let mut parts = signature.split('.');
-    let (Some(header), Some(""), Some(tag), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+    let (Some(header), Some(""), Some(tag), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
         return Err("cluster-info's signature is no detached JWS".to_owned());
     };
     let tag = URL_SAFE_NO_PAD.decode(tag).map_err(|_| "cluster-info's signature is not base64url")?;
@@ -112,7 +115,8 @@ mod tests {
             "clusters:\n- name: ''\n  cluster: {{server: 'https://127.0.0.1:6443', certificate-authority-data: {}}}\n",
             STANDARD.encode(ca.pem())
         );
-        let info = json!({"data": {"kubeconfig": kubeconfig, "jws-kubeconfig-abcdef": signed(&kubeconfig, SECRET)}});
+        let info =
+            json!({"data": {"kubeconfig": kubeconfig, "jws-kubeconfig-abcdef": signed(&kubeconfig, SECRET)}});
         let token = BootstrapToken {
             token: format!("abcdef.{SECRET}"),
             ca_cert_hashes: vec![format!("sha256:{pin}")],

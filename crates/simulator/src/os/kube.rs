@@ -59,7 +59,11 @@ pub(crate) struct Kube {
 
 impl Kube {
     /// `server` is `https://host:port`.
-    pub(crate) fn new(server: &str, trust: Trust<'_>, credentials: Credentials<'_>) -> Result<Self, KubeError> {
+    pub(crate) fn new(
+        server: &str,
+        trust: Trust<'_>,
+        credentials: Credentials<'_>,
+    ) -> Result<Self, KubeError> {
         let config = tls(trust, credentials).map_err(|error| KubeError::Client(error.to_string()))?;
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(config)
@@ -96,7 +100,8 @@ impl Kube {
         content_type: &str,
     ) -> Result<Value, KubeError> {
         let failed = |why: String| KubeError::Transport { method, path: path.to_owned(), why };
-        let verb = reqwest::Method::from_bytes(method.as_bytes()).map_err(|error| failed(error.to_string()))?;
+        let verb =
+            reqwest::Method::from_bytes(method.as_bytes()).map_err(|error| failed(error.to_string()))?;
         let mut request = self.http.request(verb, format!("{}{path}", self.server));
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
@@ -136,7 +141,8 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 
 fn tls(trust: Trust<'_>, credentials: Credentials<'_>) -> Result<ClientConfig, Box<dyn std::error::Error>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    let builder =
+        ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
     let builder = match trust {
         Trust::Anyone => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider))),
         Trust::Authority(pem) => {

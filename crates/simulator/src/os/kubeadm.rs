@@ -171,7 +171,10 @@ nodeRegistration:
         let text = "---\napiVersion: kubeadm.k8s.io/v1beta3\nkind: ClusterConfiguration\ncontrolPlaneEndpoint: 127.0.0.1:6443\n\
             ---\nkind: InitConfiguration\nlocalAPIEndpoint: {bindPort: 6443}\nnodeRegistration: {kubeletExtraArgs: {provider-id: x}}\n";
         let init: InitConfiguration = document(text, "InitConfiguration").unwrap().unwrap();
-        assert_eq!((init.local_api_endpoint.bind_port, init.node_registration.kubelet_arg("provider-id")), (6443, Some("x")));
+        assert_eq!(
+            (init.local_api_endpoint.bind_port, init.node_registration.kubelet_arg("provider-id")),
+            (6443, Some("x"))
+        );
         let cluster: ClusterConfiguration = document(text, "ClusterConfiguration").unwrap().unwrap();
         assert_eq!(cluster.control_plane_endpoint, "127.0.0.1:6443");
         assert!(document::<JoinConfiguration>(text, "JoinConfiguration").unwrap().is_none());

@@ -31,10 +31,11 @@ use crate::server::Server;
 
 pub(crate) use self::balancer::Balancers;
 
-/// How long the report of a lost node may take.
-const LOST_LIMIT: Duration = Duration::from_secs(5);
+/// How long the report of a lost node is tried.
+const LOST_LIMIT: Duration = Duration::from_secs(30);
+const LOST_PAUSE: Duration = Duration::from_millis(500);
 
-/// The operating system of a server, as last seen.
+/// The operating system of a server, while it runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct OsStatus {
@@ -78,7 +79,7 @@ pub(crate) async fn run(server: Arc<Server>, epoch: u64, cancel: CancellationTok
     if server.shared.shutdown.is_cancelled() {
         return Exit::PowerOff;
     }
-    lost(&server).await;
+    lost(&server);
     Exit::PowerOff
 }
 
@@ -135,7 +136,8 @@ fn role(instructions: &Instructions) -> Result<Role, String> {
     let missing = |path: &str| format!("kubeadm: {path} is missing or not readable");
     if instructions.runs("kubeadm init") {
         let text = instructions.text(INIT_FILE).ok_or_else(|| missing(INIT_FILE))?;
-        let init = kubeadm::document(text, "InitConfiguration")?.ok_or_else(|| missing("InitConfiguration"))?;
+        let init =
+            kubeadm::document(text, "InitConfiguration")?.ok_or_else(|| missing("InitConfiguration"))?;
         let cluster = kubeadm::document(text, "ClusterConfiguration")?.unwrap_or_default();
         return Ok(Role::ControlPlane(ControlPlaneRole::Init(Box::new(init), Box::new(cluster))));
     }
@@ -170,11 +172,13 @@ async fn run_worker(
     let mut facts = identity.facts(server);
     facts.taints = join.node_registration.taints.clone().unwrap_or_default();
     let kube = identity.kube()?;
+    let word = server.node_word.lock().await;
     // As kubelet: it goes on trying for as long as it runs.
     while let Err(error) = node::register(&kube, &facts).await {
         server.update_os(epoch, |os| os.message = error.to_string());
         tokio::time::sleep(server.jitter(Duration::from_secs(1), epoch)).await;
     }
+    drop(word);
     server.update_os(epoch, |os| {
         os.node = Some(identity.name.clone());
         os.message.clear();
@@ -198,16 +202,36 @@ async fn keep_alive(server: &Arc<Server>, kube: kube::Kube, name: &str) -> Resul
     }
 }
 
-/// The power is gone: what the cluster would notice by itself after a while is said at once.
-async fn lost(server: &Arc<Server>) {
+/// The power is gone: what the cluster would notice by itself after a while is said at once. Whoever still runs of the
+/// cluster may be busy electing a new leader, so it is said again until it is heard, or the machine is back.
+fn lost(server: &Arc<Server>) {
     let Some(identity) = Identity::load(&server.os_folder()) else { return };
-    let report = async {
-        let kube = identity.kube()?;
-        node::report_lost(&kube, &identity.name).await.map_err(|error| error.to_string())
-    };
-    match tokio::time::timeout(LOST_LIMIT, report).await {
-        Ok(Ok(())) => server.note_state("NodeLost", identity.name),
-        Ok(Err(why)) => tracing::debug!(server = server.spec.name, why, "the node could not be reported lost"),
-        Err(_) => tracing::debug!(server = server.spec.name, "the cluster did not answer"),
+    let server = Arc::clone(server);
+    let tracker = server.shared.tracker.clone();
+    tracker.spawn(async move {
+        let _word = server.node_word.lock().await;
+        let report = async {
+            loop {
+                let why = match report_lost(&identity).await {
+                    Ok(()) => return server.note_state("NodeLost", identity.name.clone()),
+                    Err(why) => why,
+                };
+                tracing::debug!(server = server.spec.name, why, "the node could not be reported lost");
+                tokio::time::sleep(LOST_PAUSE).await;
+            }
+        };
+        tokio::select! {
+            _ = tokio::time::timeout(LOST_LIMIT, report) => {}
+            () = server.os_runs() => {}
+            () = server.shared.shutdown.cancelled() => {}
+        }
+    });
+}
+
+async fn report_lost(identity: &Identity) -> Result<(), String> {
+    match node::report_lost(&identity.kube()?, &identity.name).await {
+        // Its Machine is gone already.
+        Err(error) if error.status() == Some(404) => Ok(()),
+        other => other.map_err(|error| error.to_string()),
     }
 }

@@ -30,7 +30,8 @@ pub(crate) enum Usage {
 impl Authority {
     pub(crate) fn from_pem(cert_pem: &str, key_pem: &str) -> Result<Self, String> {
         let key = read_key(key_pem)?;
-        let issuer = Issuer::from_ca_cert_pem(cert_pem, key).map_err(|error| format!("an authority: {error}"))?;
+        let issuer =
+            Issuer::from_ca_cert_pem(cert_pem, key).map_err(|error| format!("an authority: {error}"))?;
         Ok(Self { issuer })
     }
 
@@ -91,8 +92,10 @@ fn read_key(pem: &str) -> Result<KeyPair, String> {
 
 /// Wraps an RSA key: `SEQUENCE { 0, SEQUENCE { rsaEncryption, NULL }, OCTET STRING { key } }`.
 fn rsa_pkcs8(pkcs1: &[u8]) -> Vec<u8> {
-    const VERSION_AND_ALGORITHM: [u8; 18] =
-        [0x02, 0x01, 0x00, 0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
+    const VERSION_AND_ALGORITHM: [u8; 18] = [
+        0x02, 0x01, 0x00, 0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05,
+        0x00,
+    ];
     let content = [VERSION_AND_ALGORITHM.as_slice(), &tlv(0x04, pkcs1)].concat();
     tlv(0x30, &content)
 }

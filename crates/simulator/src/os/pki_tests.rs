@@ -29,5 +29,8 @@ fn an_rsa_authority_signs() {
 #[test]
 fn keys_of_other_forms_are_refused() {
     assert!(Authority::from_pem(CA.0, "nonsense").is_err());
-    assert!(Authority::from_pem(CA.0, "-----BEGIN EC PRIVATE KEY-----\nAA==\n-----END EC PRIVATE KEY-----\n").is_err());
+    assert!(
+        Authority::from_pem(CA.0, "-----BEGIN EC PRIVATE KEY-----\nAA==\n-----END EC PRIVATE KEY-----\n")
+            .is_err()
+    );
 }

@@ -53,9 +53,16 @@ impl Program {
         loop {
             match running.exit() {
                 Some(status) if status.success() => return Ok(()),
-                Some(status) => return Err(format!("{} ended with {status}: {}", self.name, self.last_words())),
+                Some(status) => {
+                    return Err(format!("{} ended with {status}: {}", self.name, self.last_words()));
+                }
                 None if Instant::now() > until => {
-                    return Err(format!("{} did not end within {} s: {}", self.name, limit.as_secs(), self.last_words()));
+                    return Err(format!(
+                        "{} did not end within {} s: {}",
+                        self.name,
+                        limit.as_secs(),
+                        self.last_words()
+                    ));
                 }
                 None => tokio::time::sleep(Duration::from_millis(20)).await,
             }
@@ -66,14 +73,20 @@ impl Program {
     fn last_words(&self) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing").chars().take(400).collect()
+        text.lines()
+            .rfind(|line| !line.trim().is_empty())
+            .unwrap_or("it said nothing")
+            .chars()
+            .take(400)
+            .collect()
     }
 }
 
 /// A running process; killed when dropped.
 #[derive(Debug)]
 struct Running {
-    child: Child,
+    /// Empty only while it is dropped.
+    child: Option<Child>,
 }
 
 impl Running {
@@ -83,24 +96,27 @@ impl Running {
         if !program.path.is_file() {
             return Err(failed(std::io::ErrorKind::NotFound.into()));
         }
-        let child = spawn_on_lasting_thread(program.command().map_err(failed)?).map_err(failed)?;
-        Ok(Self { child })
+        let child = on_lasting_thread(|reply| Order::Spawn(program.command(), reply)).map_err(failed)?;
+        Ok(Self { child: Some(child) })
     }
 
     fn exit(&mut self) -> Option<std::process::ExitStatus> {
-        self.child.try_wait().ok().flatten()
+        self.child.as_mut()?.try_wait().ok().flatten()
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if self.exit().is_none() {
-            if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-                let _ = kill_process_group(pid, Signal::KILL);
-            }
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+        if self.exit().is_some() {
+            return;
         }
+        let Some(mut child) = self.child.take() else { return };
+        if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+        let _ = child.kill();
+        // A large process takes a while to be gone, and this may be a thread that others wait for.
+        let _ = lock(&SPAWNER).send(Order::Reap(child));
     }
 }
 
@@ -132,7 +148,11 @@ impl Supervisor {
         let now = Instant::now();
         for one in &mut self.programs {
             if one.running.as_mut().is_some_and(|running| running.exit().is_some()) {
-                tracing::debug!(program = one.program.name, words = one.program.last_words(), "ended by itself");
+                tracing::debug!(
+                    program = one.program.name,
+                    words = one.program.last_words(),
+                    "ended by itself"
+                );
                 one.running = None;
                 one.again_at = now + one.pause;
                 one.pause = (one.pause * 2).min(MAX_RESTART_PAUSE);
@@ -146,7 +166,10 @@ impl Supervisor {
 
     /// The last words of a program, for a message about it.
     pub(crate) fn last_words(&self, name: &str) -> String {
-        self.programs.iter().find(|one| one.program.name == name).map_or_else(String::new, |one| one.program.last_words())
+        self.programs
+            .iter()
+            .find(|one| one.program.name == name)
+            .map_or_else(String::new, |one| one.program.last_words())
     }
 }
 
@@ -164,23 +187,38 @@ fn setpriv() -> Option<&'static Path> {
     FOUND.as_deref()
 }
 
-type Order = (Command, mpsc::Sender<std::io::Result<Child>>);
+enum Order {
+    Spawn(std::io::Result<Command>, mpsc::Sender<std::io::Result<Child>>),
+    Reap(Child),
+}
 
 /// The kernel sends the death signal when the *thread* that started a child ends, so that has to be one that stays.
-fn spawn_on_lasting_thread(command: Command) -> std::io::Result<Child> {
-    static SPAWNER: LazyLock<Mutex<mpsc::Sender<Order>>> = LazyLock::new(|| {
-        let (orders, incoming) = mpsc::channel::<Order>();
-        std::thread::spawn(move || {
-            for (mut command, reply) in incoming {
-                let _ = reply.send(command.spawn());
+static SPAWNER: LazyLock<Mutex<mpsc::Sender<Order>>> = LazyLock::new(|| {
+    let (orders, incoming) = mpsc::channel::<Order>();
+    std::thread::spawn(move || {
+        for order in incoming {
+            match order {
+                Order::Spawn(command, reply) => {
+                    drop(reply.send(command.and_then(|mut command| command.spawn())))
+                }
+                Order::Reap(mut child) => drop(std::thread::spawn(move || child.wait())),
             }
-        });
-        Mutex::new(orders)
+        }
     });
+    Mutex::new(orders)
+});
+
+fn on_lasting_thread(
+    order: impl FnOnce(mpsc::Sender<std::io::Result<Child>>) -> Order,
+) -> std::io::Result<Child> {
     let (reply, answer) = mpsc::channel();
     let gone = || std::io::Error::other("the thread that starts processes is gone");
-    SPAWNER.lock().unwrap_or_else(PoisonError::into_inner).send((command, reply)).map_err(|_| gone())?;
+    lock(&SPAWNER).send(order(reply)).map_err(|_| gone())?;
     answer.recv().map_err(|_| gone())?
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -212,8 +250,12 @@ mod tests {
     fn a_dropped_process_is_gone() {
         let folder = tempfile::tempdir().unwrap();
         let running = Running::start(program(folder.path(), "sleep 1000")).unwrap();
-        let pid = Pid::from_raw(i32::try_from(running.child.id()).unwrap()).unwrap();
+        let pid = Pid::from_raw(i32::try_from(running.child.as_ref().unwrap().id()).unwrap()).unwrap();
         drop(running);
-        assert!(rustix::process::test_kill_process(pid).is_err());
+        let until = Instant::now() + Duration::from_secs(20);
+        while rustix::process::test_kill_process(pid).is_ok() {
+            assert!(Instant::now() < until, "the process still runs");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }

@@ -75,10 +75,12 @@ pub(crate) fn read(drive: &ConfigDrive) -> Result<Instructions, UserDataError> {
         return Ok(found);
     }
     if !text.starts_with("#cloud-config") {
-        return Err(UserDataError::Format(text.lines().next().unwrap_or_default().chars().take(40).collect()));
+        return Err(UserDataError::Format(
+            text.lines().next().unwrap_or_default().chars().take(40).collect(),
+        ));
     }
-    let config: CloudConfig =
-        serde_yaml_ng::from_str(&text).map_err(|e| UserDataError::Yaml { what: "cloud-config", why: e.to_string() })?;
+    let config: CloudConfig = serde_yaml_ng::from_str(&text)
+        .map_err(|e| UserDataError::Yaml { what: "cloud-config", why: e.to_string() })?;
     for file in config.write_files {
         let failed = |why: String| UserDataError::Content { path: file.path.clone(), why };
         let content = decode(&file.content, &file.encoding).map_err(failed)?;
@@ -234,7 +236,8 @@ mod tests {
     fn only_a_template_is_rendered_and_a_missing_variable_is_an_error() {
         let plain = read(&drive(META, "#cloud-config\nruncmd: ['echo {{ nothing }}']\n")).unwrap();
         assert_eq!(plain.commands, ["echo {{ nothing }}"]);
-        let missing = read(&drive(META, "## template: jinja\n#cloud-config\nruncmd: ['{{ ds.meta_data.rack }}']\n"));
+        let missing =
+            read(&drive(META, "## template: jinja\n#cloud-config\nruncmd: ['{{ ds.meta_data.rack }}']\n"));
         assert!(matches!(missing, Err(UserDataError::Template(_))), "{missing:?}");
     }
 

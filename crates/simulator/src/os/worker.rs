@@ -51,7 +51,8 @@ impl Identity {
 
     pub(crate) fn kube(&self) -> Result<Kube, String> {
         let credentials = Credentials::Certificate { cert_pem: &self.cert_pem, key_pem: &self.key_pem };
-        Kube::new(&self.server, Trust::Authority(&self.ca_pem), credentials).map_err(|error| error.to_string())
+        Kube::new(&self.server, Trust::Authority(&self.ca_pem), credentials)
+            .map_err(|error| error.to_string())
     }
 
     pub(crate) fn facts(&self, server: &Server) -> NodeFacts {
@@ -85,7 +86,8 @@ pub(crate) async fn join(
 }
 
 async fn attempt(join: &JoinConfiguration, hostname: &str) -> Result<Identity, String> {
-    let with = join.discovery.bootstrap_token.as_ref().ok_or("the join configuration has no bootstrap token")?;
+    let with =
+        join.discovery.bootstrap_token.as_ref().ok_or("the join configuration has no bootstrap token")?;
     let name = node_name(&join.node_registration, hostname)?;
     let cluster = discover(with).await?;
     let trust = Trust::Authority(&cluster.ca_pem);
@@ -121,8 +123,13 @@ async fn refuse_taken(kube: &Kube, name: &str) -> Result<(), String> {
         Err(error) => Err(error.to_string()),
         Ok(node) => {
             let conditions = node["status"]["conditions"].as_array();
-            let ready = conditions.into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True");
-            if ready { Err(format!("a Node {name:?} with status Ready already exists in the cluster")) } else { Ok(()) }
+            let ready =
+                conditions.into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True");
+            if ready {
+                Err(format!("a Node {name:?} with status Ready already exists in the cluster"))
+            } else {
+                Ok(())
+            }
         }
     }
 }

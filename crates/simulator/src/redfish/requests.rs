@@ -53,7 +53,11 @@ impl Refusal {
     }
 
     fn unknown(property: &str) -> Self {
-        Self::new(400, "PropertyUnknown", format!("The property {property} is not in the list of valid properties."))
+        Self::new(
+            400,
+            "PropertyUnknown",
+            format!("The property {property} is not in the list of valid properties."),
+        )
     }
 }
 
@@ -74,7 +78,9 @@ pub(crate) fn parse(method: &str, path: &str, body: &[u8]) -> Result<Command, Re
         MANAGER_RESET => Ok(Command::ResetManager),
         EJECT => Ok(Command::Eject),
         INSERT => insert(&body),
-        _ if body.get("Image").is_some_and(Value::is_null) || body.get("Inserted") == Some(&Value::Bool(false)) => {
+        _ if body.get("Image").is_some_and(Value::is_null)
+            || body.get("Inserted") == Some(&Value::Bool(false)) =>
+        {
             Ok(Command::Eject)
         }
         _ => insert(&body),
@@ -86,7 +92,11 @@ fn object(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
         return Ok(Map::new());
     }
     serde_json::from_slice(body).map_err(|error| {
-        Refusal::new(400, "MalformedJSON", format!("The request body could not be read as a JSON object: {error}."))
+        Refusal::new(
+            400,
+            "MalformedJSON",
+            format!("The request body could not be read as a JSON object: {error}."),
+        )
     })
 }
 
@@ -118,7 +128,10 @@ fn boot_patch(boot: &Map<String, Value>) -> Result<BootPatch, Refusal> {
             "HttpBootUri" => {
                 let uri: Option<String> = required(boot, name)?;
                 let uri = uri.filter(|uri| !uri.is_empty());
-                if uri.as_deref().is_some_and(|uri| !uri.starts_with("http://") && !uri.starts_with("https://")) {
+                if uri
+                    .as_deref()
+                    .is_some_and(|uri| !uri.starts_with("http://") && !uri.starts_with("https://"))
+                {
                     return Err(Refusal::value(name, value));
                 }
                 patch.http_boot_uri = Some(uri);
@@ -136,8 +149,14 @@ fn insert(body: &Map<String, Value>) -> Result<Command, Refusal> {
     }
     for name in body.keys() {
         let known = [
-            "Image", "Inserted", "WriteProtected", "TransferMethod", "TransferProtocolType", "MediaType",
-            "UserName", "Password",
+            "Image",
+            "Inserted",
+            "WriteProtected",
+            "TransferMethod",
+            "TransferProtocolType",
+            "MediaType",
+            "UserName",
+            "Password",
         ];
         if !known.contains(&name.as_str()) {
             return Err(Refusal::unknown(name));
@@ -156,7 +175,9 @@ impl BootPatch {
         if let Some(uri) = self.http_boot_uri {
             boot.http_boot_uri = uri;
         }
-        if boot.target == BootTarget::UefiHttp && boot.mode == BootMode::Legacy && boot.enabled != BootEnabled::Disabled
+        if boot.target == BootTarget::UefiHttp
+            && boot.mode == BootMode::Legacy
+            && boot.enabled != BootEnabled::Disabled
         {
             return Err(Refusal::new(400, "PropertyValueConflict", "UefiHttp needs the boot mode UEFI."));
         }
@@ -168,10 +189,8 @@ impl BootPatch {
 /// The body as it may be kept: without secrets.
 pub(crate) fn redacted(body: &[u8]) -> Value {
     let mut value = serde_json::from_slice(body).unwrap_or(Value::Null);
-    if let Some(map) = value.as_object_mut() {
-        if map.contains_key("Password") {
-            map.insert("Password".to_owned(), Value::from("…"));
-        }
+    if let Some(password) = value.get_mut("Password") {
+        *password = Value::from("…");
     }
     value
 }
@@ -230,7 +249,10 @@ mod tests {
     fn media_by_action_and_by_patch() {
         let url = "http://provider/agent.iso";
         let inserted = Ok(Command::Insert(url.to_owned()));
-        assert_eq!(ask("POST", INSERT, &json!({"Image": url, "Inserted": true, "WriteProtected": true})), inserted);
+        assert_eq!(
+            ask("POST", INSERT, &json!({"Image": url, "Inserted": true, "WriteProtected": true})),
+            inserted
+        );
         assert_eq!(ask("PATCH", MEDIA, &json!({"Image": url})), inserted);
         assert_eq!(ask("PATCH", MEDIA, &json!({"Image": null, "Inserted": false})), Ok(Command::Eject));
         assert_eq!(parse("POST", EJECT, b""), Ok(Command::Eject));

@@ -68,8 +68,7 @@ pub(crate) fn get(view: &View<'_>, path: &str) -> Option<Value> {
             Some(collection(path, "SoftwareInventoryCollection.SoftwareInventoryCollection", ["BIOS", "BMC"]))
         }
         ["UpdateService", "FirmwareInventory", part @ ("BIOS" | "BMC")] => {
-            let version =
-                if *part == "BIOS" { ServerSpec::BIOS_VERSION } else { ServerSpec::BMC_VERSION };
+            let version = if *part == "BIOS" { ServerSpec::BIOS_VERSION } else { ServerSpec::BMC_VERSION };
             Some(json!({
                 "@odata.id": path, "@odata.type": "#SoftwareInventory.v1_8_0.SoftwareInventory",
                 "Id": part, "Name": part, "Version": version, "Updateable": false, "Status": healthy(),
@@ -187,8 +186,7 @@ fn computer_system(view: &View<'_>) -> Value {
 
 fn processor(spec: &ServerSpec, path: &str, id: &str) -> Value {
     let class = &spec.class;
-    let (architecture, set) =
-        if class.cpu_arch == "arm64" { ("ARM", "ARM-A64") } else { ("x86", "x86-64") };
+    let (architecture, set) = if class.cpu_arch == "arm64" { ("ARM", "ARM-A64") } else { ("x86", "x86-64") };
     json!({
         "@odata.id": path, "@odata.type": "#Processor.v1_18_0.Processor", "Id": id, "Name": id,
         "ProcessorType": "CPU", "ProcessorArchitecture": architecture, "InstructionSet": set,
@@ -229,9 +227,7 @@ fn manager(view: &View<'_>, path: &str, rest: &[&str]) -> Option<Value> {
                 "target": MANAGER_RESET, "ResetType@Redfish.AllowableValues": ["GracefulRestart", "ForceRestart"],
             }},
         })),
-        ["VirtualMedia"] => {
-            Some(collection(path, "VirtualMediaCollection.VirtualMediaCollection", ["Cd"]))
-        }
+        ["VirtualMedia"] => Some(collection(path, "VirtualMediaCollection.VirtualMediaCollection", ["Cd"])),
         ["VirtualMedia", "Cd"] => {
             let media = view.life.media.as_deref();
             let name = media.and_then(|url| url.rsplit('/').next());
@@ -339,7 +335,9 @@ mod tests {
             todo.extend(found);
         }
         assert!(seen.len() > 20, "{seen:?}");
-        for nowhere in ["/", "/redfish/v2", "/redfish/v1/Systems/2", "/redfish/v1/Systems/1/Storage/1/Drives/9"] {
+        for nowhere in
+            ["/", "/redfish/v2", "/redfish/v1/Systems/2", "/redfish/v1/Systems/1/Storage/1/Drives/9"]
+        {
             assert_eq!(get(&view, nowhere), None, "{nowhere}");
         }
     }

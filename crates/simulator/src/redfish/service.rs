@@ -68,12 +68,14 @@ fn respond(server: &Arc<Server>, method: &Method, path: &str, headers: &HeaderMa
     if *method == Method::POST && path == SESSIONS {
         return login(server, &mut inner, body);
     }
-    if !(reads && resources::is_public(path)) && !authorised(server, &mut inner, headers) {
+    let public = reads && resources::is_public(path);
+    if !public && !authorised(server, &mut inner, headers) {
         inner.counters.refused += 1;
         if headers.contains_key(header::AUTHORIZATION) {
             inner.journal.push(JournalEvent::Login { ok: false });
         }
-        let refusal = Refusal::new(401, "NoValidSession", "There is no valid session, or the credentials are wrong.");
+        let refusal =
+            Refusal::new(401, "NoValidSession", "There is no valid session, or the credentials are wrong.");
         let mut answer = refused(&refusal);
         let challenge = HeaderValue::from_static("Basic realm=\"BMC\"");
         answer.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
@@ -82,11 +84,11 @@ fn respond(server: &Arc<Server>, method: &Method, path: &str, headers: &HeaderMa
     if reads {
         return read(server, &inner, path, headers, *method == Method::HEAD);
     }
-    if *method == Method::DELETE {
-        if let Some(id) = path.strip_prefix(SESSIONS).and_then(|id| id.strip_prefix('/')?.parse().ok()) {
-            let gone = inner.sessions.close(id);
-            return if gone { empty(StatusCode::NO_CONTENT) } else { refused(&no_resource(path)) };
-        }
+    if *method == Method::DELETE
+        && let Some(id) = path.strip_prefix(SESSIONS).and_then(|id| id.strip_prefix('/')?.parse().ok())
+    {
+        let gone = inner.sessions.close(id);
+        return if gone { empty(StatusCode::NO_CONTENT) } else { refused(&no_resource(path)) };
     }
     inner.counters.writes += 1;
     let outcome = precondition(server, &inner, path, headers)
@@ -145,7 +147,11 @@ fn login(server: &Server, inner: &mut Inner, body: &[u8]) -> Answer {
     inner.journal.push(JournalEvent::Login { ok });
     if !ok {
         inner.counters.refused += 1;
-        return refused(&Refusal::new(401, "ResourceAtUriUnauthorized", "The user name or the password is wrong."));
+        return refused(&Refusal::new(
+            401,
+            "ResourceAtUriUnauthorized",
+            "The user name or the password is wrong.",
+        ));
     }
     inner.counters.logins += 1;
     let (id, token) = inner.sessions.open(Instant::now());

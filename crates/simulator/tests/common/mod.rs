@@ -8,7 +8,13 @@ use ferric_simulator::{Fleet, ServerStatus};
 use serde_json::{Value, json};
 
 /// Waits until a server is as wanted.
-pub async fn wait_for(fleet: &Fleet, name: &str, limit: Duration, what: &str, wanted: impl Fn(&ServerStatus) -> bool) -> ServerStatus {
+pub async fn wait_for(
+    fleet: &Fleet,
+    name: &str,
+    limit: Duration,
+    what: &str,
+    wanted: impl Fn(&ServerStatus) -> bool,
+) -> ServerStatus {
     let until = Instant::now() + limit;
     loop {
         let status = fleet.status(name).unwrap();
@@ -23,7 +29,12 @@ pub async fn wait_for(fleet: &Fleet, name: &str, limit: Duration, what: &str, wa
 /// A client that trusts the fleet's BMCs.
 pub fn client(fleet: &Fleet) -> reqwest::Client {
     let ca = reqwest::Certificate::from_pem(fleet.ca_pem().as_bytes()).unwrap();
-    reqwest::Client::builder().tls_certs_only([ca]).no_proxy().timeout(Duration::from_secs(20)).build().unwrap()
+    reqwest::Client::builder()
+        .tls_certs_only([ca])
+        .no_proxy()
+        .timeout(Duration::from_secs(20))
+        .build()
+        .unwrap()
 }
 
 /// Sends a request to a server's BMC.
@@ -37,7 +48,10 @@ pub async fn redfish(fleet: &Fleet, name: &str, method: &str, path: &str, body: 
         request = request.header("content-type", "application/json").body(body.to_string());
     }
     let response = request.send().await.unwrap();
-    (response.status().as_u16(), serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or(Value::Null))
+    (
+        response.status().as_u16(),
+        serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or(Value::Null),
+    )
 }
 
 /// Tells a BMC to change the power.
@@ -56,6 +70,7 @@ pub fn install(fleet: &Fleet, name: &str, meta_data: &str, user_data: &str) {
     build_test_image(&mut FileDevice::create(&image, 8 << 20).unwrap(), 7).unwrap();
     std::fs::rename(&image, &path).unwrap();
     let mut disk = FileDevice::create(&path, size).unwrap();
-    let drive = ConfigDrive { meta_data: meta_data.into(), user_data: user_data.into(), network_config: None };
+    let drive =
+        ConfigDrive { meta_data: meta_data.into(), user_data: user_data.into(), network_config: None };
     write_config_drive(&mut disk, &drive).unwrap();
 }

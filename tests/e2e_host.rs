@@ -1,0 +1,271 @@
+//! A host's life, without Cluster API: the manager under the rights of its components, a fleet in its own process,
+//! judged by the API server, the journals of the BMCs and the files behind the disks.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+#[path = "e2e/mod.rs"]
+mod e2e;
+
+use e2e::{
+    LIMIT, NAMESPACE, boots, holds_image, host, hosts, image, message, patch_host, powered, says, state,
+    wait_for_host, wait_for_state,
+};
+use ferric_api::HardwareData;
+use ferric_api::host::ProvisioningState as State;
+use ferric_image::{FileDevice, read_config_drive};
+use ferric_testbed::stack::{Trouble, disk};
+use ferric_testbed::{Stack, wait_until};
+use kube::Api;
+use kube::api::DeleteParams;
+use serde_json::{Value, json};
+
+/// A host in the good state that it keeps through the whole test, two that are troubled, one whose BMC is, one that is
+/// enrolled with a wrong password.
+const GOOD: &str = "host-01";
+const CHECKSUM: &str = "host-02";
+const FLIPPED: &str = "host-03";
+const MUTE: &str = "host-04";
+const WRONG: &str = "host-05";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_life_of_a_host() {
+    let mut stack = Stack::builder()
+        .fleet(5, 2)
+        .without_hosts()
+        .manager_flag("power-poll-seconds", "10")
+        .start()
+        .await
+        .unwrap_or_else(|error| panic!("{error}"));
+    enrol(&stack).await;
+    a_bmc_that_is_away_while_its_host_is_enrolled(&stack).await;
+    a_wrong_password_and_its_repair(&stack).await;
+    an_image_server_that_goes_in_the_middle(&mut stack).await;
+    a_wrong_checksum(&stack).await;
+    one_flipped_bit(&stack).await;
+    a_restarted_manager_changes_nothing(&mut stack).await;
+    a_bmc_that_goes_and_comes_back(&stack).await;
+    letting_go(&stack).await;
+    stack.stop().await;
+}
+
+async fn enrol(stack: &Stack) {
+    stack.bed.apply(&stack.simulator.manifests_of(&[GOOD, CHECKSUM, FLIPPED]).unwrap()).await.unwrap();
+    let hardware: Api<HardwareData> = Api::namespaced(stack.bed.client(), NAMESPACE);
+    for name in [GOOD, CHECKSUM, FLIPPED] {
+        let host = wait_for_state(stack, name, State::Available).await;
+        assert!(says(&host, "Registered", "True", "Registered") && says(&host, "Inspected", "True", "Inspected"));
+        let record = host.spec.record.as_ref().unwrap();
+        assert!(record.cleaned.is_some() && record.image.is_none() && record.claim.is_none(), "{record:?}");
+        let found = hardware.get(name).await.unwrap();
+        assert!(!serde_json::to_value(&found.spec).unwrap().as_object().unwrap().is_empty());
+        // The agent was booted once, for cleaning; nothing was started from the disk.
+        assert_eq!(boots(stack, name, 0).await, ["UefiHttp"]);
+        disk::is_wiped(stack.simulator.disk(name).unwrap()).unwrap();
+        wait_until(&format!("{name} to be off"), LIMIT, async || match powered(stack, name).await {
+            Some(false) => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await
+        .unwrap();
+    }
+}
+
+async fn a_bmc_that_is_away_while_its_host_is_enrolled(stack: &Stack) {
+    stack.simulator.set_faults(MUTE, &json!({ "bmc": "unreachable" })).await.unwrap();
+    stack.bed.apply(&stack.simulator.manifests_of(&[MUTE]).unwrap()).await.unwrap();
+    let host = wait_for_host(stack, MUTE, "the unreachable BMC to be told", |host| {
+        says(host, "Registered", "False", "BMCUnreachable")
+    })
+    .await;
+    assert_eq!(state(&host), State::Registering);
+    let status = host.status.as_ref().unwrap();
+    assert!(status.next_retry_time.is_some() && status.error_count > 0, "{status:?}");
+    stack.simulator.set_faults(MUTE, &json!({})).await.unwrap();
+    wait_for_state(stack, MUTE, State::Available).await;
+}
+
+async fn a_wrong_password_and_its_repair(stack: &Stack) {
+    stack.simulator.set_faults(WRONG, &json!({ "password": "another" })).await.unwrap();
+    stack.bed.apply(&stack.simulator.manifests_of(&[WRONG]).unwrap()).await.unwrap();
+    let host = wait_for_host(stack, WRONG, "the refused credentials to be told", |host| {
+        says(host, "Registered", "False", "BMCUnauthorized")
+    })
+    .await;
+    let told = message(&host, "Registered");
+    assert!(!told.contains(&stack.simulator.server(WRONG).unwrap().password), "{told}");
+    let secret = json!({"stringData": {"password": "another"}}).to_string();
+    let name = format!("{WRONG}-bmc");
+    stack.bed.kubectl(["patch", "secret", &name, "--type=merge", "-p", &secret]).await.unwrap();
+    wait_for_state(stack, WRONG, State::Available).await;
+    // A BMC locks an account after a few wrong logins.
+    let journal = stack.simulator.journal(WRONG, 0).await.unwrap();
+    let refused = journal.iter().filter(|entry| entry.details.get("ok") == Some(&json!(false))).count();
+    assert!(refused <= 2, "{refused} wrong logins");
+}
+
+/// The first image that anybody asks for: nothing of it is in the provider's cache.
+async fn an_image_server_that_goes_in_the_middle(stack: &mut Stack) {
+    let before = stack.simulator.journal_end(GOOD).await.unwrap();
+    stack.images.set_trouble(Trouble::BreakAfter(stack.image.size / 2));
+    let data = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "data", "namespace": NAMESPACE},
+        "stringData": {"userData": "#cloud-config\nhostname: by-hand\n"}});
+    stack.bed.apply(&data.to_string()).await.unwrap();
+    patch_host(stack, GOOD, json!({"spec": {"image": image(stack), "userData": {"name": "data"}}})).await;
+    wait_until("half of the image to be sent", LIMIT, async || match stack.images.bytes_sent() {
+        sent if sent >= stack.image.size / 2 => Ok(()),
+        sent => Err(format!("{sent} bytes were sent")),
+    })
+    .await
+    .unwrap();
+    stack.images.stop().await;
+    let seen = wait_for_host(stack, GOOD, "the missing image server to be told", |host| {
+        says(host, "Healthy", "False", "ImageUnreachable")
+    })
+    .await;
+    assert_eq!(state(&seen), State::Provisioning);
+    assert!(message(&seen, "Healthy").contains(&stack.image.url), "{}", message(&seen, "Healthy"));
+    assert!(!boots(stack, GOOD, before).await.contains(&"Disk".to_owned()));
+
+    stack.images.set_trouble(Trouble::None);
+    stack.images.turn_on().await.unwrap();
+    let done = wait_for_state(stack, GOOD, State::Provisioned).await;
+    let record = done.spec.record.as_ref().unwrap().image.as_ref().unwrap();
+    assert_eq!(record.digest, format!("sha256:{}", stack.image.sha256));
+    wait_until("the server to start from its disk", LIMIT, async || {
+        let boots = boots(stack, GOOD, before).await;
+        if boots.last().is_some_and(|last| last == "Disk") { Ok(()) } else { Err(format!("{boots:?}")) }
+    })
+    .await
+    .unwrap();
+    assert_eq!(powered(stack, GOOD).await, Some(true));
+    let holds = holds_image(stack, GOOD);
+    assert_eq!(holds.sha256, stack.image.sha256);
+    let drive = config_drive(stack, GOOD);
+    assert!(drive.0.contains("by-hand"), "{drive:?}");
+    assert!(drive.1["local-hostname"] == json!(GOOD), "{drive:?}");
+}
+
+/// User data and metadata on a server's disk.
+fn config_drive(stack: &Stack, name: &str) -> (String, Value) {
+    let mut device = FileDevice::open(stack.simulator.disk(name).unwrap()).unwrap();
+    let drive = read_config_drive(&mut device).unwrap().expect("no config drive");
+    let meta_data = serde_yaml_ng::from_slice(&drive.meta_data).unwrap();
+    (String::from_utf8(drive.user_data).unwrap(), meta_data)
+}
+
+async fn a_wrong_checksum(stack: &Stack) {
+    let before = stack.simulator.journal_end(CHECKSUM).await.unwrap();
+    let wrong = "0".repeat(64);
+    patch_host(stack, CHECKSUM, json!({"spec": {"image": {"url": stack.image.url, "checksum": wrong}}})).await;
+    let seen = wait_for_host(stack, CHECKSUM, "the wrong checksum to be told", |host| {
+        says(host, "Healthy", "False", "ChecksumMismatch")
+    })
+    .await;
+    let told = message(&seen, "Healthy");
+    assert!(told.contains(&wrong) && told.contains(&stack.image.sha256), "{told}");
+    assert!(says(&seen, "Provisioned", "False", "Provisioning"), "{:?}", seen.status);
+    assert!(seen.spec.record.as_ref().unwrap().image.is_none());
+    patch_host(stack, CHECKSUM, json!({"spec": {"image": image(stack)}})).await;
+    wait_for_state(stack, CHECKSUM, State::Provisioned).await;
+    holds_image(stack, CHECKSUM);
+    assert_eq!(boots(stack, CHECKSUM, before).await.iter().filter(|boot| *boot == "UefiHttp").count(), 1);
+}
+
+/// Another URL, so that the provider has to fetch again.
+async fn one_flipped_bit(stack: &Stack) {
+    stack.images.set_trouble(Trouble::Flip(stack.image.size / 3));
+    // Another checksum algorithm is another image to the cache.
+    let sha512 = {
+        let bytes = std::fs::read(&stack.image.path).unwrap();
+        use sha2::Digest;
+        hex::encode(sha2::Sha512::digest(bytes))
+    };
+    patch_host(
+        stack,
+        FLIPPED,
+        json!({"spec": {"image": {"url": stack.image.url, "checksum": sha512, "checksumType": "sha512"}}}),
+    )
+    .await;
+    let seen = wait_for_host(stack, FLIPPED, "the flipped bit to be told", |host| {
+        says(host, "Healthy", "False", "ChecksumMismatch")
+    })
+    .await;
+    assert!(seen.spec.record.as_ref().unwrap().image.is_none());
+    stack.images.set_trouble(Trouble::None);
+    // What is wrong is wrong until somebody looks: an operator cuts the pause short.
+    let retry = json!({"metadata": {"annotations": {"ferric.infrastructure.cluster.x-k8s.io/retry": ""}}});
+    patch_host(stack, FLIPPED, retry).await;
+    let done = wait_for_state(stack, FLIPPED, State::Provisioned).await;
+    assert!(!done.metadata.annotations.unwrap_or_default().contains_key("ferric.infrastructure.cluster.x-k8s.io/retry"));
+    holds_image(stack, FLIPPED);
+}
+
+async fn a_restarted_manager_changes_nothing(stack: &mut Stack) {
+    let names = [GOOD, CHECKSUM, FLIPPED, MUTE, WRONG];
+    let mut before = Vec::new();
+    for name in names {
+        let record = serde_json::to_value(&host(stack, name).await.spec.record).unwrap();
+        before.push((name, record, stack.simulator.journal_end(name).await.unwrap()));
+    }
+    stack.manager.kill();
+    stack.manager.restart().await.unwrap();
+    for (name, record, end) in before {
+        // A login of the new process shows that it has looked at the host.
+        wait_until(&format!("the new manager to look at {name}"), LIMIT, async || {
+            let journal = stack.simulator.journal(name, end).await.map_err(|error| error.to_string())?;
+            if journal.iter().any(|entry| entry.kind == "login") { Ok(()) } else { Err("no login".to_owned()) }
+        })
+        .await
+        .unwrap();
+        let wanted = if [MUTE, WRONG].contains(&name) { State::Available } else { State::Provisioned };
+        let seen = wait_for_state(stack, name, wanted).await;
+        assert_eq!(serde_json::to_value(&seen.spec.record).unwrap(), record, "{name}");
+        let journal = stack.simulator.journal(name, end).await.unwrap();
+        let writes: Vec<_> = journal.iter().filter_map(|entry| entry.write()).collect();
+        assert!(writes.is_empty(), "{name}: {writes:?}");
+    }
+}
+
+async fn a_bmc_that_goes_and_comes_back(stack: &Stack) {
+    let before = stack.simulator.journal_end(GOOD).await.unwrap();
+    stack.simulator.set_faults(GOOD, &json!({ "bmc": "unreachable" })).await.unwrap();
+    let seen = wait_for_host(stack, GOOD, "the unreachable BMC to be told", |host| {
+        says(host, "Healthy", "False", "BMCUnreachable")
+    })
+    .await;
+    assert!(says(&seen, "Provisioned", "True", "Provisioned"), "{:?}", seen.status);
+    stack.simulator.set_faults(GOOD, &json!({})).await.unwrap();
+    wait_for_host(stack, GOOD, "the BMC to be well again", |host| says(host, "Healthy", "True", "NoError")).await;
+    let journal = stack.simulator.journal(GOOD, before).await.unwrap();
+    assert!(journal.iter().all(|entry| entry.write().is_none() && entry.power().is_none()), "{journal:?}");
+    holds_image(stack, GOOD);
+}
+
+/// No image any more: off, wiped, available. Then the object is deleted: off, gone.
+async fn letting_go(stack: &Stack) {
+    let before = stack.simulator.journal_end(GOOD).await.unwrap();
+    patch_host(stack, GOOD, json!({"spec": {"image": null, "userData": null}})).await;
+    let free = wait_for_state(stack, GOOD, State::Available).await;
+    let record = free.spec.record.as_ref().unwrap();
+    assert!(record.image.is_none() && record.cleaned.is_some(), "{record:?}");
+    let path = stack.simulator.disk(GOOD).unwrap();
+    disk::is_wiped(path).unwrap();
+    // It was stopped before anything else was done to it, and the agent came up only then.
+    let journal = stack.simulator.journal(GOOD, before).await.unwrap();
+    let first = journal.iter().find_map(|entry| entry.power().map(|on| (on, entry.seq)));
+    let booted = journal.iter().find(|entry| entry.boot_source() == Some("UefiHttp")).map(|entry| entry.seq);
+    assert!(matches!((first, booted), (Some((false, off)), Some(boot)) if off < boot), "{journal:?}");
+
+    for name in [GOOD, FLIPPED] {
+        hosts(stack).delete(name, &DeleteParams::default()).await.unwrap();
+        wait_until(&format!("{name} to be gone"), LIMIT, async || {
+            match hosts(stack).get_opt(name).await.map_err(|error| error.to_string())? {
+                None => Ok(()),
+                Some(host) => Err(e2e::show(&host)),
+            }
+        })
+        .await
+        .unwrap();
+        assert_eq!(powered(stack, name).await, Some(false), "{name}");
+        disk::is_wiped(stack.simulator.disk(name).unwrap()).unwrap();
+    }
+}

@@ -125,7 +125,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         tls: keys.serving(&agent_url, Some(options.agent_bind_address.ip())),
         token_key: keys.token_key().to_vec(),
         leader: leadership.clone(),
-        limits: deploy::Limits { image_streams: options.max_image_streams as usize, ..deploy::Limits::default() },
+        limits: deploy::Limits {
+            image_streams: options.max_image_streams as usize,
+            ..deploy::Limits::default()
+        },
     };
     let boot_server = BootServer {
         token_key: keys.token_key().to_vec(),
@@ -196,7 +199,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     // BMCs have few session slots: what was logged in logs out.
     let _ = tokio::time::timeout(Duration::from_secs(5), pool.close()).await;
     release.cancel();
-    let _ = tokio::time::timeout(Duration::from_secs(5), async { while election.join_next().await.is_some() {} }).await;
+    let _ =
+        tokio::time::timeout(Duration::from_secs(5), async { while election.join_next().await.is_some() {} })
+            .await;
     tasks.shutdown().await;
     outcome
 }
@@ -273,7 +278,8 @@ async fn client(options: &Options) -> anyhow::Result<Client> {
         Some(path) => {
             let kubeconfig = kube::config::Kubeconfig::read_from(path)
                 .with_context(|| format!("--kubeconfig {}", path.display()))?;
-            kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await?
+            kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default())
+                .await?
         }
     };
     Ok(Client::try_from(config)?)
@@ -309,9 +315,9 @@ fn leadership(
 ) -> watch::Receiver<Leadership> {
     let seen = |state: &LeaderState| match state.leader {
         true => Leadership::Leader,
-        false => {
-            Leadership::Standby { holder: state.holder_address.clone().or_else(|| state.holder_identity.clone()) }
-        }
+        false => Leadership::Standby {
+            holder: state.holder_address.clone().or_else(|| state.holder_identity.clone()),
+        },
     };
     let (sender, receiver) = watch::channel(seen(&leader.borrow()));
     tasks.spawn(async move {

@@ -52,7 +52,9 @@ async fn enrol(stack: &Stack) {
     let hardware: Api<HardwareData> = Api::namespaced(stack.bed.client(), NAMESPACE);
     for name in [GOOD, CHECKSUM, FLIPPED] {
         let host = wait_for_state(stack, name, State::Available).await;
-        assert!(says(&host, "Registered", "True", "Registered") && says(&host, "Inspected", "True", "Inspected"));
+        assert!(
+            says(&host, "Registered", "True", "Registered") && says(&host, "Inspected", "True", "Inspected")
+        );
         let record = host.spec.record.as_ref().unwrap();
         assert!(record.cleaned.is_some() && record.image.is_none() && record.claim.is_none(), "{record:?}");
         let found = hardware.get(name).await.unwrap();
@@ -155,7 +157,8 @@ fn config_drive(stack: &Stack, name: &str) -> (String, Value) {
 async fn a_wrong_checksum(stack: &Stack) {
     let before = stack.simulator.journal_end(CHECKSUM).await.unwrap();
     let wrong = "0".repeat(64);
-    patch_host(stack, CHECKSUM, json!({"spec": {"image": {"url": stack.image.url, "checksum": wrong}}})).await;
+    patch_host(stack, CHECKSUM, json!({"spec": {"image": {"url": stack.image.url, "checksum": wrong}}}))
+        .await;
     let seen = wait_for_host(stack, CHECKSUM, "the wrong checksum to be told", |host| {
         says(host, "Healthy", "False", "ChecksumMismatch")
     })
@@ -195,7 +198,13 @@ async fn one_flipped_bit(stack: &Stack) {
     let retry = json!({"metadata": {"annotations": {"ferric.infrastructure.cluster.x-k8s.io/retry": ""}}});
     patch_host(stack, FLIPPED, retry).await;
     let done = wait_for_state(stack, FLIPPED, State::Provisioned).await;
-    assert!(!done.metadata.annotations.unwrap_or_default().contains_key("ferric.infrastructure.cluster.x-k8s.io/retry"));
+    assert!(
+        !done
+            .metadata
+            .annotations
+            .unwrap_or_default()
+            .contains_key("ferric.infrastructure.cluster.x-k8s.io/retry")
+    );
     holds_image(stack, FLIPPED);
 }
 
@@ -212,7 +221,11 @@ async fn a_restarted_manager_changes_nothing(stack: &mut Stack) {
         // A login of the new process shows that it has looked at the host.
         wait_until(&format!("the new manager to look at {name}"), LIMIT, async || {
             let journal = stack.simulator.journal(name, end).await.map_err(|error| error.to_string())?;
-            if journal.iter().any(|entry| entry.kind == "login") { Ok(()) } else { Err("no login".to_owned()) }
+            if journal.iter().any(|entry| entry.kind == "login") {
+                Ok(())
+            } else {
+                Err("no login".to_owned())
+            }
         })
         .await
         .unwrap();
@@ -234,7 +247,8 @@ async fn a_bmc_that_goes_and_comes_back(stack: &Stack) {
     .await;
     assert!(says(&seen, "Provisioned", "True", "Provisioned"), "{:?}", seen.status);
     stack.simulator.set_faults(GOOD, &json!({})).await.unwrap();
-    wait_for_host(stack, GOOD, "the BMC to be well again", |host| says(host, "Healthy", "True", "NoError")).await;
+    wait_for_host(stack, GOOD, "the BMC to be well again", |host| says(host, "Healthy", "True", "NoError"))
+        .await;
     let journal = stack.simulator.journal(GOOD, before).await.unwrap();
     assert!(journal.iter().all(|entry| entry.write().is_none() && entry.power().is_none()), "{journal:?}");
     holds_image(stack, GOOD);

@@ -44,7 +44,8 @@ impl Part {
                 stack.bed.apply(&stack.simulator.manifests_of(&[name]).unwrap()).await.unwrap();
             }
             Self::Provision => {
-                patch_host(stack, name, json!({"spec": {"image": image(stack), "userData": {"name": DATA}}})).await;
+                patch_host(stack, name, json!({"spec": {"image": image(stack), "userData": {"name": DATA}}}))
+                    .await;
             }
             Self::Release => {
                 patch_host(stack, name, json!({"spec": {"image": null, "userData": null}})).await;
@@ -63,7 +64,8 @@ impl Part {
     }
 
     async fn wait(self, stack: &Stack, name: &str) -> BareMetalHost {
-        let host = wait_for_host(stack, name, &format!("the end of {self:?}"), |host| self.is_over(host)).await;
+        let host =
+            wait_for_host(stack, name, &format!("the end of {self:?}"), |host| self.is_over(host)).await;
         let system = if self == Self::Provision { "OSRunning" } else { "Off" };
         wait_until(&format!("{name} to be {system}"), LIMIT, async || {
             let status = stack.simulator.status(name).await.map_err(|error| error.to_string())?;
@@ -147,7 +149,8 @@ fn plain(mut record: Value) -> Value {
 fn check_disk(stack: &Stack, part: Part, name: &str) {
     match part {
         Part::Enrol | Part::Release => {
-            disk::is_wiped(stack.simulator.disk(name).unwrap()).unwrap_or_else(|error| panic!("{name}: {error}"));
+            disk::is_wiped(stack.simulator.disk(name).unwrap())
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
         }
         Part::Provision => assert_eq!(holds_image(stack, name).sha256, stack.image.sha256, "{name}"),
     }
@@ -176,7 +179,8 @@ async fn a_manager_killed_at_any_step_leaves_no_trace() {
     let data = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": DATA, "namespace": NAMESPACE},
         "stringData": {"userData": "#cloud-config\n"}});
     stack.bed.apply(&data.to_string()).await.unwrap();
-    let mut names = stack.simulator.servers().iter().map(|server| server.name.clone()).collect::<Vec<_>>().into_iter();
+    let mut names =
+        stack.simulator.servers().iter().map(|server| server.name.clone()).collect::<Vec<_>>().into_iter();
     let mut steps = Steps::follow(stack.manager.log());
 
     let references = references(&stack, &mut steps, &names.next().unwrap()).await;
@@ -237,15 +241,23 @@ async fn references(stack: &Stack, steps: &mut Steps, name: &str) -> Vec<Referen
     let end = ["boots from UefiHttp", "on by \"AgentReboot\"", "boots from Disk"].join(", ");
     assert!(events(1).ends_with(&end), "{}", events(1));
     // What is written there is the measure of "once" for all others.
-    assert_eq!(references[1].steps.iter().filter(|step| *step == "Task Deploy").count(), 1, "{:?}", references[1].steps);
+    assert_eq!(
+        references[1].steps.iter().filter(|step| *step == "Task Deploy").count(),
+        1,
+        "{:?}",
+        references[1].steps
+    );
     assert!(references[1].outcome.written >= stack.image.size);
     references
 }
 
 /// Brings the hosts of the later parts to where their part begins, all at once and undisturbed.
 async fn prepare(stack: &Stack, hosts: &[(Part, usize, String, String)]) {
-    let later: Vec<(Part, &str)> =
-        hosts.iter().filter(|h| h.0 != Part::Enrol).map(|(part, _, _, name)| (*part, name.as_str())).collect();
+    let later: Vec<(Part, &str)> = hosts
+        .iter()
+        .filter(|h| h.0 != Part::Enrol)
+        .map(|(part, _, _, name)| (*part, name.as_str()))
+        .collect();
     let names: Vec<&str> = later.iter().map(|(_, name)| *name).collect();
     stack.bed.apply(&stack.simulator.manifests_of(&names).unwrap()).await.unwrap();
     for name in &names {

@@ -10,8 +10,13 @@ mod e2e;
 #[path = "e2e/untouched.rs"]
 mod untouched;
 
-use claims::{create_cluster, create_machine, delete_machine, pause_cluster, wait_for_machine, wait_until_gone};
-use e2e::{LIMIT, boots, holds_image, host, hosts, image, message, patch_host, powered, says, show, state, wait_for_host, wait_for_state};
+use claims::{
+    create_cluster, create_machine, delete_machine, pause_cluster, wait_for_machine, wait_until_gone,
+};
+use e2e::{
+    LIMIT, boots, holds_image, host, hosts, image, message, patch_host, powered, says, show, state,
+    wait_for_host, wait_for_state,
+};
 use ferric_api::host::ProvisioningState as State;
 use ferric_api::{BareMetalHost, names};
 use ferric_testbed::stack::disk;
@@ -49,8 +54,11 @@ async fn servers_that_are_not_ours_to_touch_are_not_touched() {
 /// The manifest of a server's host, to be changed by `change`.
 fn manifest(stack: &Stack, server: &str, change: impl FnOnce(&mut Value)) -> String {
     let all = stack.simulator.manifests_of(&[server]).unwrap();
-    let mut objects: Vec<Value> =
-        all.split("---\n").filter(|text| !text.trim().is_empty()).map(|text| serde_yaml_ng::from_str(text).unwrap()).collect();
+    let mut objects: Vec<Value> = all
+        .split("---\n")
+        .filter(|text| !text.trim().is_empty())
+        .map(|text| serde_yaml_ng::from_str(text).unwrap())
+        .collect();
     let host = objects.iter_mut().find(|object| object["kind"] == "BareMetalHost").unwrap();
     change(host);
     objects.iter().map(|object| format!("---\n{object}\n")).collect()
@@ -123,7 +131,8 @@ async fn wait_until_host_gone(stack: &Stack, name: &str) {
 /// Two host objects for one server in one `kubectl apply`: the younger waits, and the server has one life.
 async fn two_hosts_made_at_once(stack: &Stack, name: &str) {
     let twin = format!("twin-of-{name}");
-    let both = manifest(stack, name, |_| {}) + &manifest(stack, name, |host| host["metadata"]["name"] = json!(twin));
+    let both =
+        manifest(stack, name, |_| {}) + &manifest(stack, name, |host| host["metadata"]["name"] = json!(twin));
     stack.bed.apply(&both).await.unwrap();
     let age = async |name: &str| {
         let host = host(stack, name).await;
@@ -171,7 +180,10 @@ async fn an_address_edited_to_that_of_another_host(stack: &Stack, older: &str, y
         assert!(says(&seen, kind, "False", "DuplicateHost"), "{}", show(&seen));
     }
     patch_host(stack, younger, json!({"spec": {"bmc": bmc(stack, younger)}})).await;
-    wait_for_host(stack, younger, "being registered again", |host| says(host, "Registered", "True", "Registered")).await;
+    wait_for_host(stack, younger, "being registered again", |host| {
+        says(host, "Registered", "True", "Registered")
+    })
+    .await;
     wait_for_state(stack, younger, State::Available).await;
     untouched.check(stack).await;
 }
@@ -181,7 +193,8 @@ async fn an_old_host_edited_to_a_server_in_use(stack: &Stack, older: &str, used:
     enrol(stack, &[older]).await;
     enrol(stack, &[used]).await;
     provision_by_hand(stack, &[used]).await;
-    let ages = [host(stack, older).await, host(stack, used).await].map(|host| host.creation_timestamp().unwrap());
+    let ages =
+        [host(stack, older).await, host(stack, used).await].map(|host| host.creation_timestamp().unwrap());
     assert!(ages[0] < ages[1]);
     let untouched = Untouched::from_now(stack, &[older, used]).await;
     patch_host(stack, older, json!({"spec": {"bmc": bmc(stack, used)}})).await;
@@ -189,7 +202,10 @@ async fn an_old_host_edited_to_a_server_in_use(stack: &Stack, older: &str, used:
     let stays = wait_for_state(stack, used, State::Provisioned).await;
     assert!(says(&stays, "Registered", "True", "Registered"), "{}", show(&stays));
     patch_host(stack, older, json!({"spec": {"bmc": bmc(stack, older)}})).await;
-    wait_for_host(stack, older, "being registered again", |host| says(host, "Registered", "True", "Registered")).await;
+    wait_for_host(stack, older, "being registered again", |host| {
+        says(host, "Registered", "True", "Registered")
+    })
+    .await;
     untouched.check(stack).await;
     holds_image(stack, used);
 }
@@ -211,7 +227,12 @@ async fn paused_by_annotation_and_by_cluster(stack: &Stack, annotated: &str, cla
     create_machine(stack, "paused", claimed).await;
     wait_for_machine(stack, "paused").await;
     wait_until_runs(stack, claimed).await;
-    patch_host(stack, annotated, json!({"metadata": {"annotations": {names::PAUSED_ANNOTATION: "hands in it"}}})).await;
+    patch_host(
+        stack,
+        annotated,
+        json!({"metadata": {"annotations": {names::PAUSED_ANNOTATION: "hands in it"}}}),
+    )
+    .await;
     pause_cluster(stack, true).await;
     for name in [annotated, claimed] {
         wait_for_host(stack, name, "being paused", |host| says(host, "Paused", "True", "Paused")).await;
@@ -223,7 +244,8 @@ async fn paused_by_annotation_and_by_cluster(stack: &Stack, annotated: &str, cla
     untouched.check(stack).await;
     assert_eq!(powered(stack, claimed).await, Some(true));
 
-    patch_host(stack, annotated, json!({"metadata": {"annotations": {names::PAUSED_ANNOTATION: null}}})).await;
+    patch_host(stack, annotated, json!({"metadata": {"annotations": {names::PAUSED_ANNOTATION: null}}}))
+        .await;
     wait_for_state(stack, annotated, State::Provisioned).await;
     pause_cluster(stack, false).await;
     wait_until_gone(stack, "paused").await;
@@ -238,12 +260,18 @@ async fn running_servers_whose_hosts_go(stack: &Stack, names: [&str; 4]) {
     let untouched = Untouched::from_now(stack, &names).await;
     for name in &names[..2] {
         patch_host(stack, name, json!({"metadata": {"annotations": {names::DETACHED_ANNOTATION: ""}}})).await;
-        let seen = wait_for_host(stack, name, "being detached", |host| says(host, "Paused", "True", "Paused")).await;
+        let seen =
+            wait_for_host(stack, name, "being detached", |host| says(host, "Paused", "True", "Paused")).await;
         let status = serde_json::to_value(&seen.status).unwrap();
         assert_eq!(status["operationalStatus"], "detached");
     }
     for name in &names[2..] {
-        patch_host(stack, name, json!({"metadata": {"annotations": {names::DELETE_FOR_MOVE_ANNOTATION: ""}}})).await;
+        patch_host(
+            stack,
+            name,
+            json!({"metadata": {"annotations": {names::DELETE_FOR_MOVE_ANNOTATION: ""}}}),
+        )
+        .await;
     }
     for name in &names {
         delete(stack, name).await;
@@ -261,7 +289,10 @@ async fn externally_provisioned(stack: &Stack, name: &str) {
     let manifest = manifest(stack, name, |host| host["spec"]["externallyProvisioned"] = json!(true));
     stack.bed.apply(&manifest).await.unwrap();
     let seen = wait_for_state(stack, name, State::ExternallyProvisioned).await;
-    assert!(says(&seen, "Provisioned", "True", "ExternallyProvisioned") && says(&seen, "Ready", "True", "ExternallyProvisioned"));
+    assert!(
+        says(&seen, "Provisioned", "True", "ExternallyProvisioned")
+            && says(&seen, "Ready", "True", "ExternallyProvisioned")
+    );
     wait_for_host(stack, name, "its power to be seen", |host| {
         host.status.as_ref().is_some_and(|status| status.powered_on == Some(true))
     })
@@ -283,9 +314,11 @@ async fn externally_provisioned(stack: &Stack, name: &str) {
 }
 
 async fn wait_for_power(stack: &Stack, name: &str, on: bool) {
-    wait_until(&format!("the power of {name} to be {on}"), LIMIT, async || match powered(stack, name).await {
-        Some(power) if power == on => Ok(()),
-        other => Err(format!("{other:?}")),
+    wait_until(&format!("the power of {name} to be {on}"), LIMIT, async || {
+        match powered(stack, name).await {
+            Some(power) if power == on => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
     })
     .await
     .unwrap();
@@ -312,9 +345,15 @@ async fn consumers_without_a_record(stack: &Stack, names: &[&str]) {
         });
         stack.bed.apply(&manifest).await.unwrap();
     }
-    for (name, reason) in [(adopted, "NoUsableRecord"), (released, "NoUsableRecord"), (missing, "ConsumerMissing")] {
+    for (name, reason) in
+        [(adopted, "NoUsableRecord"), (released, "NoUsableRecord"), (missing, "ConsumerMissing")]
+    {
         let seen = wait_for_host(stack, name, reason, |host| says(host, "Registered", "True", reason)).await;
-        assert!(message(&seen, "Registered").contains(names::DECIDE_ANNOTATION), "{}", message(&seen, "Registered"));
+        assert!(
+            message(&seen, "Registered").contains(names::DECIDE_ANNOTATION),
+            "{}",
+            message(&seen, "Registered")
+        );
         assert_eq!(seen.status.as_ref().unwrap().waiting_for.as_ref().unwrap().reason, reason);
     }
     untouched.check(stack).await;
@@ -330,7 +369,11 @@ async fn consumers_without_a_record(stack: &Stack, names: &[&str]) {
     assert!(seen.spec.consumer_ref.is_none() && seen.annotations().get(names::DECIDE_ANNOTATION).is_none());
     disk::is_wiped(stack.simulator.disk(released).unwrap()).unwrap();
     let journal = stack.simulator.journal(released, before).await.unwrap();
-    assert_eq!(journal.iter().find_map(|entry| entry.power()), Some(false), "it is stopped first: {journal:?}");
+    assert_eq!(
+        journal.iter().find_map(|entry| entry.power()),
+        Some(false),
+        "it is stopped first: {journal:?}"
+    );
     untouched.check(stack).await;
     holds_image(stack, adopted);
     holds_image(stack, missing);

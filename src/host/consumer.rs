@@ -116,7 +116,8 @@ pub fn observe(
         return Consumer::None { desired: own_desire(host) };
     };
     let name = consumer.name.clone().unwrap_or_default();
-    let namespace = consumer.namespace.clone().or_else(|| host.metadata.namespace.clone()).unwrap_or_default();
+    let namespace =
+        consumer.namespace.clone().or_else(|| host.metadata.namespace.clone()).unwrap_or_default();
     let kind = consumer.kind.clone().unwrap_or_default();
     let what = format!("{kind} {namespace}/{name}");
     let group = consumer.api_version.as_deref().unwrap_or_default().split('/').next().unwrap_or_default();
@@ -134,7 +135,9 @@ pub fn observe(
     };
     let key = Key::of(machine);
     if machine.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(CAPI_PAUSED_ANNOTATION)) {
-        return Consumer::Paused { by: format!("annotation {CAPI_PAUSED_ANNOTATION} of BareMetalMachine {key}") };
+        return Consumer::Paused {
+            by: format!("annotation {CAPI_PAUSED_ANNOTATION} of BareMetalMachine {key}"),
+        };
     }
     let names_us = machine.spec.host_ref.as_ref().is_some_and(|host_ref| {
         Some(host_ref.name.as_str()) == host.metadata.name.as_deref()
@@ -157,7 +160,10 @@ pub fn observe(
     if machine.metadata.deletion_timestamp.is_some() {
         return Consumer::Releasing { by: format!("BareMetalMachine {key} is being deleted") };
     }
-    Consumer::Machine { desired: machine_desire(host, machine, owner, &claim.id, claim.provider_id.as_deref()), machine: key }
+    Consumer::Machine {
+        desired: machine_desire(host, machine, owner, &claim.id, claim.provider_id.as_deref()),
+        machine: key,
+    }
 }
 
 fn machine_desire(
@@ -168,11 +174,10 @@ fn machine_desire(
     provider_id: Option<&str>,
 ) -> Result<Desired, String> {
     let key = Key::of(machine);
-    let image = machine
-        .spec
-        .image
-        .clone()
-        .ok_or_else(|| format!("BareMetalMachine {key} to get an image: set spec.image in its template"))?;
+    let image =
+        machine.spec.image.clone().ok_or_else(|| {
+            format!("BareMetalMachine {key} to get an image: set spec.image in its template")
+        })?;
     let data = owner
         .and_then(|owner| owner.spec.bootstrap.data_secret_name.clone())
         .ok_or_else(|| format!("the bootstrap data of the Machine that owns BareMetalMachine {key}"))?;

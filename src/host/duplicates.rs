@@ -75,8 +75,18 @@ pub fn marks(host: &BareMetalHost) -> Vec<String> {
 
 /// Boards that were never programmed all say the same: such a value tells nothing.
 fn is_telling(value: &str) -> bool {
-    let plain: String = value.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
-    let unset = ["", "notspecified", "none", "unknown", "tobefilledbyoem", "defaultstring", "systemserialnumber", "na"];
+    let plain: String =
+        value.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    let unset = [
+        "",
+        "notspecified",
+        "none",
+        "unknown",
+        "tobefilledbyoem",
+        "defaultstring",
+        "systemserialnumber",
+        "na",
+    ];
     !unset.contains(&plain.as_str())
         && !plain.chars().all(|c| c == '0')
         && !plain.chars().all(|c| c == 'f')
@@ -162,7 +172,10 @@ mod tests {
     #[test]
     fn the_younger_of_two_hosts_with_one_bmc_waits_however_the_address_is_written() {
         let mut index = Duplicates::default();
-        index.observe(&host("b", 2, "redfish-virtualmedia://BMC1:443/redfish/v1/Systems/1/", "52:54:00:00:00:02"), false);
+        index.observe(
+            &host("b", 2, "redfish-virtualmedia://BMC1:443/redfish/v1/Systems/1/", "52:54:00:00:00:02"),
+            false,
+        );
         index.observe(&host("a", 1, "redfish://bmc1/redfish/v1/Systems/1", "52:54:00:00:00:01"), false);
         assert_eq!(index.senior(&Key::new("default", "a")), None);
         assert_eq!(index.senior(&Key::new("default", "b")), Some(Key::new("default", "a")));

@@ -8,8 +8,9 @@ use ferric_api::HardwareDetails;
 use ferric_bmc::{PowerAction, PowerState, SystemFacts};
 use jiff::Timestamp;
 
-use super::observation::Limits;
 use super::backoff;
+use super::observation::Limits;
+use crate::deploy::images::ImageState;
 
 /// A value and when it was read.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,12 +105,28 @@ impl Failure {
     pub fn retry_at(&self, limits: &Limits, seed: &str) -> Timestamp {
         let max = if self.cheap { limits.backoff_max.min(CHEAP_PAUSE) } else { limits.backoff_max };
         let pause = backoff::pause(limits.backoff_first, max, self.count, seed);
-        let at = self.at.saturating_add(jiff::SignedDuration::try_from(pause).unwrap_or_default()).unwrap_or(self.at);
+        let at = self
+            .at
+            .saturating_add(jiff::SignedDuration::try_from(pause).unwrap_or_default())
+            .unwrap_or(self.at);
         match self.not_before {
             Some(not_before) if not_before > at => not_before,
             _ => at,
         }
     }
+}
+
+/// An image that could not be had. It stands until a fetch succeeds: also while the next one is under way.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageFailure {
+    /// One word for conditions.
+    pub reason: &'static str,
+    /// One sentence.
+    pub message: String,
+    /// How often in a row.
+    pub count: u32,
+    /// When the next fetch begins.
+    pub retry_at: Timestamp,
 }
 
 /// What the next boot starts from, as far as this process has set it.
@@ -144,6 +161,8 @@ pub struct BmcMemory {
     pub running: Option<Seen<Job>>,
     /// The failure that stands.
     pub failure: Option<Failure>,
+    /// The failure of the image that stands.
+    pub image_failure: Option<ImageFailure>,
     /// How many tries of the current agent task this process has used up.
     pub attempt: u32,
     /// What the BMC was connected with; a change drops the facts.
@@ -166,6 +185,7 @@ impl BmcMemory {
             consumer_missing_since: None,
             running: None,
             failure: None,
+            image_failure: None,
             attempt: 0,
             address: None,
             credentials: None,
@@ -181,6 +201,24 @@ impl BmcMemory {
             self.hardware = None;
             self.boot = None;
             self.failure = None;
+        }
+    }
+
+    /// Takes in where the wanted image is; `None`: none is wanted.
+    pub fn see_image(&mut self, image: Option<&ImageState>) {
+        match image {
+            Some(ImageState::Fetching { .. }) => {}
+            None | Some(ImageState::Ready(_)) => self.image_failure = None,
+            Some(ImageState::Failed { reason, message, retry_at, .. }) => {
+                let before = self.image_failure.take();
+                let count = match &before {
+                    Some(before) if before.retry_at == *retry_at => before.count,
+                    Some(before) => before.count + 1,
+                    None => 1,
+                };
+                self.image_failure =
+                    Some(ImageFailure { reason, message: message.clone(), count, retry_at: *retry_at });
+            }
         }
     }
 

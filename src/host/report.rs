@@ -5,8 +5,8 @@ use std::time::Duration;
 use ferric_api::ConditionStatus;
 use ferric_api::condition::{self, types};
 use ferric_api::host::{
-    BareMetalHostStatus, BmcStatus, CredentialsStatus, InspectionMode, OperationalStatus, ProvisioningState as State,
-    WaitingFor,
+    BareMetalHostStatus, BmcStatus, CredentialsStatus, InspectionMode, OperationalStatus,
+    ProvisioningState as State, WaitingFor,
 };
 use ferric_bmc::{BootMethod, PowerState};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -108,10 +108,8 @@ pub fn status(o: &Observation<'_>, plan: &Plan) -> BareMetalHostStatus {
         new.tried_credentials = Some(credentials);
     }
     if let Step::Wait(wait) = &plan.step {
-        let since = old
-            .waiting_for
-            .filter(|w| w.reason == wait.reason)
-            .map_or_else(|| now.clone(), |w| w.since);
+        let since =
+            old.waiting_for.filter(|w| w.reason == wait.reason).map_or_else(|| now.clone(), |w| w.since);
         new.waiting_for = Some(WaitingFor {
             reason: wait.reason.to_owned(),
             message: wait.message.clone(),
@@ -175,7 +173,8 @@ fn registered(o: &Observation<'_>, plan: &Plan) -> (ConditionStatus, String, Str
     if o.bmc.facts.is_some() {
         let insecure = o.host.spec.bmc.as_ref().is_some_and(|bmc| bmc.disable_certificate_verification);
         return if insecure {
-            let message = "the certificate of the BMC is not verified: spec.bmc.disableCertificateVerification is set";
+            let message =
+                "the certificate of the BMC is not verified: spec.bmc.disableCertificateVerification is set";
             (ConditionStatus::True, "CertificateNotVerified".to_owned(), message.to_owned())
         } else {
             (ConditionStatus::True, "Registered".to_owned(), String::new())
@@ -199,7 +198,8 @@ fn registered(o: &Observation<'_>, plan: &Plan) -> (ConditionStatus, String, Str
 
 fn operational_status(o: &Observation<'_>, plan: &Plan) -> OperationalStatus {
     let annotation = |name: &str| o.host.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(name));
-    if annotation(ferric_api::names::DETACHED_ANNOTATION) || annotation(ferric_api::names::METAL3_DETACHED_ANNOTATION)
+    if annotation(ferric_api::names::DETACHED_ANNOTATION)
+        || annotation(ferric_api::names::METAL3_DETACHED_ANNOTATION)
     {
         OperationalStatus::Detached
     } else if plan.error.is_some() {
@@ -264,7 +264,11 @@ pub fn difference(old: Option<&BareMetalHostStatus>, new: &BareMetalHostStatus) 
     if differs(&[types::AVAILABLE, types::PROVISIONED, types::REGISTERED]) {
         return Difference::Lasting;
     }
-    if old.powered_on != new.powered_on || old.power != new.power { Difference::Passing } else { Difference::Detail }
+    if old.powered_on != new.powered_on || old.power != new.power {
+        Difference::Passing
+    } else {
+        Difference::Detail
+    }
 }
 
 /// A milestone is told at once, unless the BMC is still at work: a server that is stopped after it was cleaned is told
@@ -272,7 +276,9 @@ pub fn difference(old: Option<&BareMetalHostStatus>, new: &BareMetalHostStatus) 
 fn new_state(new: &BareMetalHostStatus) -> Difference {
     let at_work = new.waiting_for.as_ref().is_some_and(|waiting| waiting.reason == "BMC");
     match new.provisioning.state {
-        State::Available | State::Provisioned | State::ExternallyProvisioned if at_work => Difference::Passing,
+        State::Available | State::Provisioned | State::ExternallyProvisioned if at_work => {
+            Difference::Passing
+        }
         State::Available
         | State::Provisioned
         | State::ExternallyProvisioned

@@ -24,7 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Much longer than anything here takes on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(180);
-const NAMESPACE: &str = "race";
+/// Where everything is.
+pub const NAMESPACE: &str = "race";
 const CONCURRENCY: u16 = 10;
 /// Requests that the test itself has under way at once.
 const PARALLEL: usize = 16;
@@ -39,7 +40,8 @@ pub struct Fleet {
 pub struct World {
     bed: Bed,
     admin: Client,
-    manager: Client,
+    /// With the manager's own rights.
+    pub manager: Client,
 }
 
 impl World {
@@ -79,7 +81,8 @@ impl World {
         self.bed.stop().await;
     }
 
-    fn api<K>(&self) -> Api<K>
+    /// A kind, as an administrator.
+    pub fn api<K>(&self) -> Api<K>
     where
         K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
     {

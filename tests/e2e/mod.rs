@@ -43,7 +43,8 @@ pub async fn wait_for_host(
 }
 
 pub async fn wait_for_state(stack: &Stack, name: &str, wanted: ProvisioningState) -> BareMetalHost {
-    wait_for_host(stack, name, &format!("state {wanted:?}"), |host| state(host) == wanted && in_order(host)).await
+    wait_for_host(stack, name, &format!("state {wanted:?}"), |host| state(host) == wanted && in_order(host))
+        .await
 }
 
 pub fn state(host: &BareMetalHost) -> ProvisioningState {
@@ -81,7 +82,8 @@ pub fn image(stack: &Stack) -> Value {
 /// Bytes of the disk equal the image's.
 pub fn holds_image(stack: &Stack, name: &str) -> ferric_testbed::stack::disk::Holds {
     let disk = stack.simulator.disk(name).unwrap();
-    ferric_testbed::stack::disk::holds_image(disk, &stack.image.path).unwrap_or_else(|error| panic!("{name}: {error}"))
+    ferric_testbed::stack::disk::holds_image(disk, &stack.image.path)
+        .unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 /// What a server booted from, in order, since a point in its BMC's journal.

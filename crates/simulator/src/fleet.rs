@@ -1,5 +1,6 @@
 //! The fleet: starting it, asking it, ending it.
 
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
 /// A running fleet. Dropping it ends it at once; [`Fleet::stop`] ends it in order.
 pub struct Fleet {
     servers: Arc<[Arc<Server>]>,
+    by_name: HashMap<String, usize>,
     shared: Arc<Shared>,
     port: u16,
 }
@@ -73,8 +75,9 @@ impl Fleet {
         });
         let servers: Arc<[Arc<Server>]> =
             specs.into_iter().map(|spec| Arc::new(Server::new(spec, Arc::clone(&shared)))).collect();
+        let by_name = servers.iter().enumerate().map(|(n, server)| (server.spec.name.clone(), n)).collect();
         shared.tracker.spawn(crate::redfish::serve(listener, Arc::clone(&servers), Arc::clone(&shared)));
-        Ok(Self { servers, shared, port })
+        Ok(Self { servers, by_name, shared, port })
     }
 
     /// Port of every BMC.
@@ -142,10 +145,8 @@ impl Fleet {
     }
 
     pub(crate) fn find(&self, name: &str) -> Result<&Arc<Server>> {
-        self.servers
-            .iter()
-            .find(|server| server.spec.name == name)
-            .ok_or_else(|| Error::NoServer(name.to_owned()))
+        let found = self.by_name.get(name).and_then(|&number| self.servers.get(number));
+        found.ok_or_else(|| Error::NoServer(name.to_owned()))
     }
 }
 

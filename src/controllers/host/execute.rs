@@ -95,7 +95,8 @@ async fn unchanged(host: &BareMetalHost, key: &Key, context: &HostContext) -> Re
     }
     let live = patch::get_opt(&context.api(key), &key.name).await?;
     Ok(live.is_some_and(|live| {
-        live.metadata.uid == host.metadata.uid && live.metadata.resource_version == host.metadata.resource_version
+        live.metadata.uid == host.metadata.uid
+            && live.metadata.resource_version == host.metadata.resource_version
     }))
 }
 

@@ -1,8 +1,8 @@
 //! `HardwareData`: written when a host was inspected or cleaned, never cached.
 
+use ferric_api::BareMetalHost;
 use ferric_api::hardware::{CleaningEvidence, HardwareData, HardwareDataSpec, HardwareDetails};
 use ferric_api::host::CleaningMode;
-use ferric_api::BareMetalHost;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Api, Resource};

@@ -65,7 +65,8 @@ pub(super) async fn start(
     tokio::spawn(async move {
         let result = run(&*connection, &job, target).await;
         // The Secret may have been mended: the next try reads it again.
-        let reconnect = matches!(&result, Err(BmcError::Unauthorized { .. } | BmcError::CertificateRejected { .. }));
+        let reconnect =
+            matches!(&result, Err(BmcError::Unauthorized { .. } | BmcError::CertificateRejected { .. }));
         let outcome = result.unwrap_or_else(|error| failed(&error));
         if let JobOutcome::Failed { reason, message, .. } = &outcome {
             info!(host = %key, ?job, %reason, %message, "BMC job failed");
@@ -157,7 +158,8 @@ fn boot_target(key: &Key, context: &HostContext, job: &Job) -> Option<BootTarget
             let facts = context.with(key, |r| r.bmc.facts.clone())?.value;
             // Firmware may retry until the boot is given up; a little longer does no harm.
             let lifetime = context.limits.agent_boot + Duration::from_secs(600);
-            let expires = Timestamp::now().saturating_add(jiff::SignedDuration::try_from(lifetime).ok()?).ok()?;
+            let expires =
+                Timestamp::now().saturating_add(jiff::SignedDuration::try_from(lifetime).ok()?).ok()?;
             let token = context.boot.keys.mint(key, *number, expires).ok()?;
             let url = boot_url(&context.boot.boot_url, &token).to_string();
             choose_boot(&facts, url)

@@ -197,8 +197,7 @@ impl HostContext {
     /// Works on what is remembered of a host.
     fn with<T>(&self, key: &Key, work: impl FnOnce(&mut Remembered) -> T) -> T {
         let mut table = self.table();
-        let entry =
-            table.hosts.entry(key.clone()).or_insert_with(|| Remembered::new(Timestamp::now()));
+        let entry = table.hosts.entry(key.clone()).or_insert_with(|| Remembered::new(Timestamp::now()));
         work(entry)
     }
 
@@ -400,8 +399,14 @@ fn observe(host: &BareMetalHost, key: &Key, context: &HostContext) -> (Plan, Bmc
         context.table().fingerprints.insert(agent.fingerprint.clone(), key.clone());
     }
     let address = host.spec.bmc.as_ref().map(|bmc| bmc.address.clone()).unwrap_or_default();
+    let unwritten = host.spec.record.as_ref().is_some_and(|r| {
+        r.identity.is_some() && r.image.as_ref().is_none_or(|i| i.write_finished_at.is_none())
+    });
+    let wanted = consumer.desired().filter(|_| unwritten && context.senior_twin(key).is_none());
+    let image = wanted.map(|desired| context.images.ensure(key, &desired.image));
     let memory = context.with(key, |r| {
         r.bmc.use_address(&address);
+        r.bmc.see_image(image.as_ref());
         if agent.is_some() {
             r.bmc.agent_seen = Some(now);
             r.slot = None;
@@ -415,15 +420,6 @@ fn observe(host: &BareMetalHost, key: &Key, context: &HostContext) -> (Plan, Bmc
     let twins = context.table().duplicates.observe(host, is_stranger(host, &memory));
     context.wake_all(twins);
     let duplicate_of = context.senior_twin(key);
-    let unwritten = host
-        .spec
-        .record
-        .as_ref()
-        .is_some_and(|r| r.identity.is_some() && r.image.as_ref().is_none_or(|i| i.write_finished_at.is_none()));
-    let image = consumer
-        .desired()
-        .filter(|_| unwritten && duplicate_of.is_none())
-        .map(|desired| context.images.ensure(key, &desired.image));
     let observation = Observation {
         host,
         consumer,

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use ferric_api::host::{AgentRecord, HostIdentity};
 use ferric_api::BareMetalHost;
+use ferric_api::host::{AgentRecord, HostIdentity};
 use ferric_protocol::v1::Inventory;
 use kube::ResourceExt;
 
-use super::execute::{self, Outcome};
 use super::HostContext;
+use super::execute::{self, Outcome};
 use crate::deploy::{RegisterError, Registrar};
 use crate::host::RecordWrite;
 use crate::key::Key;
@@ -115,7 +115,9 @@ fn already_registered(
     let agent = record.and_then(|r| r.agent.as_ref()).filter(|agent| agent.boot_number == boot_number);
     match agent {
         None => Err(RegisterError::Spent),
-        Some(AgentRecord { key_fingerprint: Some(known), .. }) if known == fingerprint && !is_over(host) => Ok(true),
+        Some(AgentRecord { key_fingerprint: Some(known), .. }) if known == fingerprint && !is_over(host) => {
+            Ok(true)
+        }
         Some(AgentRecord { key_fingerprint: None, ended: false, .. }) => Ok(false),
         Some(_) => Err(RegisterError::Spent),
     }
@@ -149,7 +151,9 @@ fn swapped_uuid(text: &str) -> Option<String> {
     let uuid = uuid::Uuid::try_parse(text).ok()?;
     let (a, b, c, rest) = uuid.as_fields();
     Some(
-        uuid::Uuid::from_fields(a.swap_bytes(), b.swap_bytes(), c.swap_bytes(), rest).hyphenated().to_string(),
+        uuid::Uuid::from_fields(a.swap_bytes(), b.swap_bytes(), c.swap_bytes(), rest)
+            .hyphenated()
+            .to_string(),
     )
 }
 
@@ -170,6 +174,9 @@ mod tests {
         };
         assert!(reports("00112233-4455-6677-8899-AABBCCDDEEFF").is_ok());
         assert!(reports("33221100-5544-7766-8899-aabbccddeeff").is_ok());
-        assert!(matches!(reports("33221100-5544-7766-8899-aabbccddee00"), Err(RegisterError::WrongMachine { .. })));
+        assert!(matches!(
+            reports("33221100-5544-7766-8899-aabbccddee00"),
+            Err(RegisterError::WrongMachine { .. })
+        ));
     }
 }

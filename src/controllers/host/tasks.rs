@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ferric_api::host::{CleaningMode, RootDeviceHints};
 use ferric_api::BareMetalHost;
+use ferric_api::host::{CleaningMode, RootDeviceHints};
 use ferric_protocol::v1;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
@@ -71,7 +71,8 @@ async fn deploy(
     };
     // Bootstrap data has an owner with which it moves.
     let bootstrap = matches!(consumer, Consumer::Machine { .. });
-    let sources = [(&desired.user_data, !bootstrap), (&desired.network_data, true), (&desired.meta_data, true)];
+    let sources =
+        [(&desired.user_data, !bootstrap), (&desired.network_data, true), (&desired.meta_data, true)];
     let mut data = Vec::new();
     for (source, label) in sources {
         data.push(match source {
@@ -180,9 +181,14 @@ fn merge_meta_data(user: Option<&[u8]>, facts: &BTreeMap<String, String>) -> Res
     for (name, value) in facts {
         merged.insert(name.clone(), Value::String(value.clone()));
     }
-    merged.insert("instance-id".to_owned(), Value::String(facts.get("instance_id").cloned().unwrap_or_default()));
-    merged
-        .insert("local-hostname".to_owned(), Value::String(facts.get("local_hostname").cloned().unwrap_or_default()));
+    merged.insert(
+        "instance-id".to_owned(),
+        Value::String(facts.get("instance_id").cloned().unwrap_or_default()),
+    );
+    merged.insert(
+        "local-hostname".to_owned(),
+        Value::String(facts.get("local_hostname").cloned().unwrap_or_default()),
+    );
     serde_json::to_string_pretty(&Value::Object(merged)).map_err(|error| error.to_string())
 }
 

@@ -32,6 +32,9 @@ const SECOND_LOOK: Duration = Duration::from_secs(60);
 /// A new sentence of the host about its progress is passed on this often at most.
 const SENTENCE_PAUSE: Duration = Duration::from_secs(10);
 
+/// Cluster API makes the parts of a machine in a burst: what is missing for a moment only is not worth a write.
+const BURST: Duration = Duration::from_secs(2);
+
 /// See the module.
 pub(super) struct Attempt<'a> {
     context: &'a MachineContext,
@@ -274,10 +277,7 @@ impl<'a> Attempt<'a> {
         let won = self.patch_host(change).await?;
         self.context.metrics.claim(if won { "claimed" } else { "conflict" });
         if let (true, Some(host)) = (won, &self.host) {
-            let name = host.name_any();
-            tracing::info!(machine = %self.key, host = name, "host claimed");
-            let note = format!("host {name} is bound to this machine");
-            self.context.events.publish(&*self.machine, EventKind::Normal, "HostBound", "Claim", &note);
+            tracing::info!(machine = %self.key, host = host.name_any(), "host claimed");
         }
         Ok(())
     }
@@ -311,6 +311,9 @@ impl<'a> Attempt<'a> {
         {
             return Ok(pause);
         }
+        if let Some(pause) = self.in_burst(plan, now.0) {
+            return Ok(pause);
+        }
         let version = self.machine.resource_version();
         let change = json!({ "status": change });
         let answer =
@@ -320,6 +323,23 @@ impl<'a> Attempt<'a> {
         self.note_report(plan);
         self.tell(&before.conditions, plan);
         Ok(self.resync())
+    }
+
+    /// How much longer to wait before anything is reported of a machine that was just made.
+    fn in_burst(&self, plan: &MachinePlan, now: Timestamp) -> Option<Duration> {
+        let wait = plan.waiting.as_ref()?.as_ref()?;
+        let parts = [
+            "WaitingForOwner",
+            "WaitingForCluster",
+            "WaitingForClusterInfrastructure",
+            "WaitingForBootstrapData",
+        ];
+        if self.machine.status.is_some() || !parts.contains(&wait.reason.as_str()) {
+            return None;
+        }
+        let made = self.machine.metadata.creation_timestamp.as_ref()?;
+        let age = Duration::try_from(now.duration_since(made.0)).unwrap_or_default();
+        BURST.checked_sub(age).filter(|rest| !rest.is_zero())
     }
 
     /// Remembers when it was reported that the host is at work, and forgets it when it is not any more.

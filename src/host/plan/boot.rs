@@ -38,9 +38,7 @@ pub(super) fn agent<'a>(o: &'a Observation<'_>, state: State) -> Result<&'a Agen
         Some(PowerState::Off) if o.bmc.boot != Some(BootSet::Agent(number)) => {
             act(state, Action::Job { job: Job::BootAgent(number), guarded: false })
         }
-        Some(PowerState::Off) => {
-            act(state, Action::Job { job: Job::Power(PowerAction::On), guarded: false })
-        }
+        Some(PowerState::Off) => act(state, Action::Job { job: Job::Power(PowerAction::On), guarded: false }),
         // It was off when this boot began, so it is on because of it.
         Some(_) => {
             let since = o.bmc.boot_since.unwrap_or(o.bmc.since);

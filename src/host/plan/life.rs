@@ -49,7 +49,8 @@ pub(super) fn keeps_image(o: &Observation<'_>, on_disk: &ImageRecord) -> bool {
         Consumer::None { desired: Some(desired) } => {
             let checksum = desired.image.checksum.as_deref().unwrap_or_default();
             on_disk.url == desired.image.url
-                && (!is_hex(checksum) || on_disk.digest.to_ascii_lowercase().ends_with(&checksum.to_ascii_lowercase()))
+                && (!is_hex(checksum)
+                    || on_disk.digest.to_ascii_lowercase().ends_with(&checksum.to_ascii_lowercase()))
         }
         // A machine's spec may change after it was provisioned; its image stays. While it is being written it may not.
         Consumer::Machine { desired: Ok(desired), .. } if on_disk.write_finished_at.is_none() => {
@@ -122,7 +123,10 @@ fn task(state: State, what: &str, task: &TaskState) -> Plan {
         }
         TaskState::Failed { code, message } => act(
             state,
-            Action::TaskFailed { reason: failure_reason(*code).to_owned(), message: format!("{what} failed: {message}") },
+            Action::TaskFailed {
+                reason: failure_reason(*code).to_owned(),
+                message: format!("{what} failed: {message}"),
+            },
         ),
         TaskState::Succeeded(_) => {
             let message = format!("{what} ended with an answer that does not fit the task");
@@ -176,19 +180,9 @@ pub(super) fn provision(o: &Observation<'_>) -> Plan {
     }
     let ready = match &o.image {
         Some(ImageState::Ready(ready)) => ready,
-        Some(ImageState::Failed { reason, message, retry_at, .. }) => {
-            let mut plan = wait(
-                state,
-                Wait::new("Image", format!("the image to be repaired: {message}"), until(o.now, *retry_at)),
-            );
-            plan.error = Some(crate::host::step::PlanError {
-                kind: ferric_api::host::ErrorType::Provisioning,
-                reason: (*reason).to_owned(),
-                message: message.clone(),
-                count: 1,
-                retry_at: Some(*retry_at),
-            });
-            return plan;
+        Some(ImageState::Failed { message, retry_at, .. }) => {
+            let message = format!("the image to be repaired: {message}");
+            return wait(state, Wait::new("Image", message, until(o.now, *retry_at)));
         }
         Some(ImageState::Fetching { bytes_done, bytes_total }) => {
             let mut waiting =
@@ -215,7 +209,9 @@ pub(super) fn provision(o: &Observation<'_>) -> Plan {
     let id = task_id(o, "deploy", view.boot_number);
     match view.tasks.get(&id) {
         None => act(state, Action::Task(AgentTask::Deploy { id })),
-        Some(TaskState::Succeeded(TaskOutcome::Deploy(result))) => start_disk(o, Some(result.root_device.clone())),
+        Some(TaskState::Succeeded(TaskOutcome::Deploy(result))) => {
+            start_disk(o, Some(result.root_device.clone()))
+        }
         Some(other) => task(state, "writing the image", other),
     }
 }
@@ -232,7 +228,9 @@ fn start_disk(o: &Observation<'_>, root_device: Option<String>) -> Plan {
         match fresh_power(o) {
             None => return read_power(state),
             Some(PowerState::Off) => {}
-            Some(_) => return act(state, Action::Job { job: Job::Power(PowerAction::ForceOff), guarded: true }),
+            Some(_) => {
+                return act(state, Action::Job { job: Job::Power(PowerAction::ForceOff), guarded: true });
+            }
         }
     }
     act(state, Action::Write { write: RecordWrite::StartDisk { root_device }, guarded: false })

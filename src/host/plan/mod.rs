@@ -12,9 +12,9 @@ mod tests;
 
 use std::time::Duration;
 
-use ferric_api::{BareMetalHost, ProvisioningState as State};
 use ferric_api::host::{CleaningMode, ErrorType, HostIdentity, HostRecord};
 use ferric_api::names;
+use ferric_api::{BareMetalHost, ProvisioningState as State};
 use ferric_bmc::{PowerState, SystemFacts};
 use jiff::{SignedDuration, Timestamp};
 
@@ -114,7 +114,10 @@ fn decide(o: &Observation<'_>) -> Plan {
         Consumer::Missing { what } => return release::missing(o, what, reported),
         Consumer::Releasing { by } => return release::release(o, by),
         Consumer::Foreign { what } => {
-            return wait(state_of(o), Wait::new("ForeignConsumer", format!("{what} to let the host go"), LONG));
+            return wait(
+                state_of(o),
+                Wait::new("ForeignConsumer", format!("{what} to let the host go"), LONG),
+            );
         }
         Consumer::Paused { by } => return paused(o, by.clone()),
         Consumer::None { .. } | Consumer::Machine { .. } => {}
@@ -225,13 +228,21 @@ fn paused(o: &Observation<'_>, by: String) -> Plan {
 }
 
 fn standing_error(o: &Observation<'_>, state: State) -> Option<PlanError> {
-    let failure = o.bmc.failure.as_ref()?;
-    Some(PlanError {
+    if let Some(failure) = &o.bmc.failure {
+        return Some(PlanError {
+            kind: error_kind(state),
+            reason: failure.reason.clone(),
+            message: failure.message.clone(),
+            count: failure.count,
+            retry_at: Some(failure.retry_at(&o.limits, &seed(o))),
+        });
+    }
+    o.bmc.image_failure.as_ref().filter(|_| state == State::Provisioning).map(|failure| PlanError {
         kind: error_kind(state),
-        reason: failure.reason.clone(),
+        reason: failure.reason.to_owned(),
         message: failure.message.clone(),
         count: failure.count,
-        retry_at: Some(failure.retry_at(&o.limits, &seed(o))),
+        retry_at: Some(failure.retry_at),
     })
 }
 

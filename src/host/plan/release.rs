@@ -27,7 +27,8 @@ pub(super) fn abandon(o: &Observation<'_>) -> Option<Plan> {
     let wanted = annotation(o, names::ABANDON_ANNOTATION)?;
     let claim = record(o)?.claim.as_ref()?;
     (claim.id == wanted && matches!(o.consumer, Consumer::Releasing { .. })).then(|| {
-        let reason = format!("claim {wanted} was abandoned by annotation: look at the server before it is used again");
+        let reason =
+            format!("claim {wanted} was abandoned by annotation: look at the server before it is used again");
         act(state_of(o), Action::Write { write: RecordWrite::Abandon { reason }, guarded: true })
     })
 }
@@ -75,7 +76,9 @@ fn decided_to_release(o: &Observation<'_>, identity: &HostIdentity) -> Option<Pl
     }
     Some(match fresh_power(o) {
         None => read_power(state_of(o)),
-        Some(PowerState::Off) => act(state_of(o), Action::Write { write: RecordWrite::Release, guarded: true }),
+        Some(PowerState::Off) => {
+            act(state_of(o), Action::Write { write: RecordWrite::Release, guarded: true })
+        }
         Some(_) => act(state_of(o), Action::Job { job: Job::Power(PowerAction::ForceOff), guarded: true }),
     })
 }
@@ -118,17 +121,16 @@ pub(super) fn undecided(o: &Observation<'_>, identity: HostIdentity) -> Plan {
 
 /// The host object is being deleted. `None`: go on with the ordinary plan, which releases and cleans.
 pub(super) fn deletion(o: &Observation<'_>) -> Option<Plan> {
-    let remove = || Some(act(State::Deleting, Action::Write { write: RecordWrite::RemoveFinalizer, guarded: false }));
+    let remove =
+        || Some(act(State::Deleting, Action::Write { write: RecordWrite::RemoveFinalizer, guarded: false }));
     let has_finalizer =
         o.host.metadata.finalizers.as_ref().is_some_and(|f| f.iter().any(|f| f == names::HOST_FINALIZER));
     if !has_finalizer {
         return Some(wait(State::Deleting, Wait::new("Finalizers", "other finalizers to be removed", LONG)));
     }
-    for name in [
-        names::DELETE_FOR_MOVE_ANNOTATION,
-        names::DETACHED_ANNOTATION,
-        names::METAL3_DETACHED_ANNOTATION,
-    ] {
+    for name in
+        [names::DELETE_FOR_MOVE_ANNOTATION, names::DETACHED_ANNOTATION, names::METAL3_DETACHED_ANNOTATION]
+    {
         if annotation(o, name).is_some() {
             return remove();
         }

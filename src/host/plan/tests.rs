@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ferric_api::host::{BareMetalHostSpec, BmcDetails, ConsumerRef, Image, ClaimRecord};
+use ferric_api::host::{BareMetalHostSpec, BmcDetails, ClaimRecord, ConsumerRef, Image};
 use ferric_api::{BareMetalHost, HardwareDetails};
 use ferric_bmc::{BootMethod, PowerAction, SystemFacts};
 use ferric_protocol::v1::{CleanResult, Compression, DeployResult};
@@ -145,12 +145,7 @@ impl World {
     }
 
     fn provisioned(&self) -> bool {
-        self.host
-            .spec
-            .record
-            .as_ref()
-            .and_then(|r| r.image.as_ref())
-            .is_some_and(|i| i.booted_at.is_some())
+        self.host.spec.record.as_ref().and_then(|r| r.image.as_ref()).is_some_and(|i| i.booted_at.is_some())
             && matches!(self.consumer, Consumer::Machine { .. })
     }
 
@@ -248,7 +243,10 @@ impl World {
             AgentTask::Deploy { .. } => {
                 self.disk = Some(IMAGE.to_owned());
                 self.writes += 1;
-                TaskOutcome::Deploy(DeployResult { root_device: "/dev/sda".to_owned(), ..DeployResult::default() })
+                TaskOutcome::Deploy(DeployResult {
+                    root_device: "/dev/sda".to_owned(),
+                    ..DeployResult::default()
+                })
             }
             AgentTask::Reboot { .. } => {
                 self.boot();
@@ -283,11 +281,11 @@ impl World {
 
     /// A claim as the machine controller makes it.
     fn claim(&mut self) {
-        self.host.spec.consumer_ref = Some(ConsumerRef { name: Some("m".to_owned()), ..ConsumerRef::default() });
+        self.host.spec.consumer_ref =
+            Some(ConsumerRef { name: Some("m".to_owned()), ..ConsumerRef::default() });
         let record = self.host.spec.record.as_mut().unwrap();
         record.claim = Some(ClaimRecord { id: "claim-1".to_owned(), provider_id: None });
-        self.consumer =
-            Consumer::Machine { machine: Key::new("default", "m"), desired: Ok(desired()) };
+        self.consumer = Consumer::Machine { machine: Key::new("default", "m"), desired: Ok(desired()) };
     }
 
     /// The consumer lets go; the observation follows the host, as it does in the controller.
@@ -332,7 +330,15 @@ fn a_new_host_is_registered_inspected_cleaned_and_ends_available_and_off() {
     assert_eq!(world.running, Running::Nothing);
     assert_eq!(world.cleanings, 1);
     assert!(world.host.metadata.finalizers.as_ref().unwrap().contains(&names::HOST_FINALIZER.to_owned()));
-    assert!(!world.host.metadata.annotations.clone().unwrap_or_default().contains_key(names::BLOCK_MOVE_ANNOTATION));
+    assert!(
+        !world
+            .host
+            .metadata
+            .annotations
+            .clone()
+            .unwrap_or_default()
+            .contains_key(names::BLOCK_MOVE_ANNOTATION)
+    );
 }
 
 #[test]
@@ -375,7 +381,13 @@ fn a_released_host_is_dead_before_the_claim_ends_and_clean_before_it_is_free() {
     assert_eq!((world.disk.as_deref(), world.running), (None, Running::Nothing));
     let off = world.steps.iter().rposition(|s| s.contains("Power(ForceOff)"));
     let released = world.steps.iter().position(|s| s.contains("Release"));
-    let first_off = world.steps.iter().enumerate().filter(|(_, s)| s.contains("ForceOff")).map(|(i, _)| i).collect::<Vec<_>>();
+    let first_off = world
+        .steps
+        .iter()
+        .enumerate()
+        .filter(|(_, s)| s.contains("ForceOff"))
+        .map(|(i, _)| i)
+        .collect::<Vec<_>>();
     assert!(first_off.iter().any(|i| Some(*i) < released), "{:#?} {off:?}", world.steps);
 }
 
@@ -448,7 +460,8 @@ fn a_record_of_another_machine_is_not_acted_on_while_there_is_a_consumer() {
     world.settle(|_| false);
     world.claim();
     world.settle(|_| false);
-    world.host.spec.record.as_mut().unwrap().identity.as_mut().unwrap().serial_number = Some("other".to_owned());
+    world.host.spec.record.as_mut().unwrap().identity.as_mut().unwrap().serial_number =
+        Some("other".to_owned());
     world.restart();
     let plan = world.settle(|_| false);
     assert_eq!(plan.registered.as_ref().unwrap().1, "IdentityMismatch");
@@ -479,11 +492,14 @@ fn abandoning_with_another_claim_does_nothing() {
     world.settle(|_| false);
     world.let_go();
     world.memory.fail("Unreachable".to_owned(), "dead".to_owned(), None, true, world.now);
-    world.host.metadata.annotations = Some(BTreeMap::from([(names::ABANDON_ANNOTATION.to_owned(), "other".to_owned())]));
+    world.host.metadata.annotations =
+        Some(BTreeMap::from([(names::ABANDON_ANNOTATION.to_owned(), "other".to_owned())]));
     assert!(matches!(world.plan().step, Step::Wait(_)));
     world.host.metadata.annotations =
         Some(BTreeMap::from([(names::ABANDON_ANNOTATION.to_owned(), "claim-1".to_owned())]));
-    let Step::Act(Action::Write { write: RecordWrite::Abandon { .. }, .. }) = world.plan().step else { panic!() };
+    let Step::Act(Action::Write { write: RecordWrite::Abandon { .. }, .. }) = world.plan().step else {
+        panic!()
+    };
 }
 
 /// `clusterctl move` replaces all annotations, so also those that pause a host, and deletes a moment later.
@@ -497,7 +513,9 @@ fn a_host_that_was_moved_away_is_left_alone_and_let_go() {
         Some(BTreeMap::from([(names::DELETE_FOR_MOVE_ANNOTATION.to_owned(), String::new())]));
     assert!(matches!(world.plan().step, Step::Wait(_)));
     world.host.metadata.deletion_timestamp = Some(Time(world.now));
-    let Step::Act(Action::Write { write: RecordWrite::RemoveFinalizer, .. }) = world.plan().step else { panic!() };
+    let Step::Act(Action::Write { write: RecordWrite::RemoveFinalizer, .. }) = world.plan().step else {
+        panic!()
+    };
 }
 
 /// In a move or a restore hosts come before their consumers, or their consumers go before them.
@@ -578,11 +596,36 @@ fn a_host_written_by_hand_waits_when_its_bmc_reports_another_machine() {
     world.host.spec.image = Some(image());
     world.consumer = Consumer::None { desired: Some(desired()) };
     world.settle(|_| false);
-    world.host.spec.record.as_mut().unwrap().identity.as_mut().unwrap().serial_number = Some("other".to_owned());
+    world.host.spec.record.as_mut().unwrap().identity.as_mut().unwrap().serial_number =
+        Some("other".to_owned());
     world.restart();
     let plan = world.settle(|_| false);
     assert_eq!(plan.registered.as_ref().unwrap().1, "IdentityMismatch");
     assert_eq!((world.running, world.cleanings), (Running::Disk, 1));
+}
+
+#[test]
+fn an_image_that_could_not_be_had_stays_an_error_while_it_is_fetched_again() {
+    let mut world = World::new();
+    world.settle(|_| false);
+    world.claim();
+    let failed = |retry_at| ImageState::Failed {
+        reason: "ImageUnreachable",
+        message: "refused".to_owned(),
+        permanent: false,
+        retry_at,
+    };
+    let fetching = ImageState::Fetching { bytes_done: 0, bytes_total: None };
+    let first = after(world.now, Duration::from_secs(5));
+    world.memory.see_image(Some(&failed(first)));
+    world.memory.see_image(Some(&failed(first)));
+    world.memory.see_image(Some(&fetching));
+    let error = world.plan().error.unwrap();
+    assert_eq!((error.reason.as_str(), error.count), ("ImageUnreachable", 1));
+    world.memory.see_image(Some(&failed(after(first, Duration::from_secs(10)))));
+    assert_eq!(world.plan().error.unwrap().count, 2);
+    world.memory.see_image(None);
+    assert_eq!(world.plan().error, None);
 }
 
 proptest! {

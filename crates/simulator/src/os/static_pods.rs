@@ -53,7 +53,9 @@ fn mirror_pod(facts: &PodFacts<'_>, component: &str) -> Value {
         },
         "spec": {
             "nodeName": node, "hostNetwork": true, "automountServiceAccountToken": false,
-            "enableServiceLinks": false, "restartPolicy": "Always", "priorityClassName": "system-node-critical",
+            "enableServiceLinks": false, "restartPolicy": "Always",
+            // There is no kubelet to end them when their node is deleted.
+            "terminationGracePeriodSeconds": 0, "priorityClassName": "system-node-critical",
             "tolerations": [{"effect": "NoExecute", "operator": "Exists"}],
             "containers": [{"name": component, "image": format!("registry.k8s.io/{component}:{version}")}],
         },

@@ -46,7 +46,10 @@ impl Goal<'_> {
         missing.extend(idle.filter(|host| host.state != "available").map(tell));
         let counted = view.replicas.get(self.deployment).copied().unwrap_or_default();
         if counted != (self.workers as u64, self.workers as u64) {
-            missing.push(format!("the MachineDeployment counts {} replicas, {} available", counted.0, counted.1));
+            missing.push(format!(
+                "the MachineDeployment counts {} replicas, {} available",
+                counted.0, counted.1
+            ));
         }
         if view.cluster_available != "True" {
             let message = view.cluster_available.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -68,7 +71,8 @@ fn not_running(view: &View, machine: &Machine) -> Option<String> {
     } else {
         return None;
     };
-    let waiting = if machine.waiting.is_empty() { String::new() } else { format!(" (waits for {})", machine.waiting) };
+    let waiting =
+        if machine.waiting.is_empty() { String::new() } else { format!(" (waits for {})", machine.waiting) };
     Some(format!("{} {why}{waiting}", machine.name))
 }
 
@@ -94,7 +98,10 @@ pub(super) fn provider_id(view: &View, machine: &Machine) -> Result<String, Stri
     }
     match id.strip_prefix("ferric://").and_then(|rest| rest.split_once('/')) {
         Some((host, claim)) if host == machine.host && !claim.is_empty() => Ok(id.clone()),
-        _ => Err(format!("providerID {id:?} of Machine {} does not name its host {}", machine.name, machine.host)),
+        _ => Err(format!(
+            "providerID {id:?} of Machine {} does not name its host {}",
+            machine.name, machine.host
+        )),
     }
 }
 
@@ -108,7 +115,13 @@ pub(super) fn spread(view: &View, deployment: &str) -> Result<Vec<String>, Strin
         Ok(racks.into_iter().map(str::to_owned).collect())
     } else {
         let placed: Vec<String> = used.iter().map(|host| format!("{} in {}", host.name, host.rack)).collect();
-        Err(format!("{} machines are in {} of {} racks: {}", used.len(), racks.len(), all.len(), placed.join(", ")))
+        Err(format!(
+            "{} machines are in {} of {} racks: {}",
+            used.len(),
+            racks.len(),
+            all.len(),
+            placed.join(", ")
+        ))
     }
 }
 

@@ -49,7 +49,7 @@ pub struct DemoOptions {
     #[arg(long)]
     pub oneshot: bool,
     /// What the cluster's control plane is.
-    #[arg(long, value_enum, default_value_t = ControlPlaneKind::External)]
+    #[arg(long, value_enum, default_value_t = ControlPlaneKind::Kubeadm)]
     pub control_plane: ControlPlaneKind,
     /// Breaks something on purpose; the demo must then fail.
     #[arg(long = "break", value_enum, value_name = "WHAT")]
@@ -68,10 +68,7 @@ pub(crate) enum Failure {
     /// Something could not be done at all.
     Error(Error),
     /// Something is not as it should be.
-    Unmet {
-        expected: String,
-        seen: String,
-    },
+    Unmet { expected: String, seen: String },
 }
 
 impl From<Error> for Failure {
@@ -162,7 +159,10 @@ async fn play(options: &DemoOptions, scene: &mut Scene, screen: &mut Screen) -> 
     screen.step("Machines: claimed hosts are written, started and join", MACHINES);
     scene.reach(screen, 2, control_plane, MACHINES).await?;
     for replicas in [4, 1] {
-        screen.step(&format!("Scale: kubectl scale machinedeployment {DEPLOYMENT} --replicas={replicas}"), MACHINES);
+        screen.step(
+            &format!("Scale: kubectl scale machinedeployment {DEPLOYMENT} --replicas={replicas}"),
+            MACHINES,
+        );
         scene.scale(replicas).await?;
         scene.reach(screen, replicas, control_plane, MACHINES).await?;
     }

@@ -10,19 +10,16 @@ use super::judge::{self, Goal};
 use super::screen::Screen;
 use super::view::{Host, Machine, View};
 use super::{Break, CLUSTER, ControlPlaneKind, DEPLOYMENT, DemoOptions, Failure, HOSTS, RACKS};
-use crate::assets::{Assets, Binary, KUBERNETES_VERSION};
+use crate::assets::{Assets, Binary};
 use crate::bed::Bed;
 use crate::error::Error;
-use crate::ports::Port;
 use crate::process::wait_until;
 use crate::stack::programs::{self, Program};
 use crate::stack::{
-    ImageServer, Manager, ManagerOptions, ServedImage, Simulator, SimulatorOptions, Trouble, build_image, disk, logs,
-    release,
+    ClusterRequest, Created, ImageServer, Manager, ManagerOptions, ServedImage, Simulator, SimulatorOptions,
+    Trouble, build_image, disk, logs, programs_flag, release,
 };
-use crate::workload::Workload;
 
-const EXTERNAL_TEMPLATE: &str = include_str!("../../manifests/cluster-template-external.yaml");
 const NAMESPACE: &str = "default";
 /// How often is looked.
 const PERIOD: Duration = Duration::from_millis(700);
@@ -38,11 +35,10 @@ pub(super) struct Scene {
     simulator: Simulator,
     images: ImageServer,
     image: ServedImage,
-    workload: Option<Workload>,
+    cluster: Option<Created>,
     bed: Bed,
     /// How to reach the workload cluster, once there is one.
     workload_kubeconfig: Option<PathBuf>,
-    _endpoint: Option<Port>,
     /// Where a server's journal ended when its host was last seen to be free or was claimed.
     marks: BTreeMap<String, u64>,
     /// How things were when the last goal was reached.
@@ -65,7 +61,10 @@ impl Scene {
             None => release::folder().await?,
         };
 
-        screen.step("Management plane: etcd, Kubernetes, Cluster API, clusterctl init --infrastructure ferric", PLANE);
+        screen.step(
+            "Management plane: etcd, Kubernetes, Cluster API, clusterctl init --infrastructure ferric",
+            PLANE,
+        );
         let bed = within(
             "the management plane to be up",
             PLANE,
@@ -76,43 +75,54 @@ impl Scene {
         screen.done(&format!("kubectl sees {} providers", providers.lines().count()));
         screen.note(&format!("folder: {}", bed.dir().display()));
 
-        screen.step(&format!("Servers: {HOSTS} in {RACKS} racks, each with a BMC; an image server; the manager"), START);
+        screen.step(
+            &format!("Servers: {HOSTS} in {RACKS} racks, each with a BMC; an image server; the manager"),
+            START,
+        );
         let image = build_image(bed.dir(), IMAGE_BYTES).await?;
         let images = ImageServer::start(&image.path).await?;
         let image = ServedImage { url: images.url(), ..image };
         screen.good(&format!("image: {} bytes, SHA-256 {}, at {}", image.size, image.sha256, image.url));
-        let mut flags = Vec::new();
-        if options.control_plane == ControlPlaneKind::Kubeadm {
-            let folder = bed.dir().join("programs");
-            assets.link_into(&folder, &Binary::ALL).await?;
-            flags.push(("binaries".to_owned(), folder.display().to_string()));
-        }
+        let flags = match options.control_plane {
+            ControlPlaneKind::Kubeadm => vec![programs_flag(&bed).await?],
+            ControlPlaneKind::External => Vec::new(),
+        };
         let fleet = SimulatorOptions { hosts: HOSTS, racks: RACKS, flags };
         let simulator = Simulator::start(&simulator, &fleet, &bed.dir().join("fleet")).await?;
         let bmcs = bmcs_that_answer(&simulator).await?;
-        screen.good(&format!("servers: {bmcs} BMCs answer over verified TLS; they know nothing of the management plane"));
+        screen.good(&format!(
+            "servers: {bmcs} BMCs answer over verified TLS; they know nothing of the management plane"
+        ));
         let log = ("log-level".to_owned(), "info".to_owned());
         let running = ManagerOptions { leader_elect: true, flags: vec![log] };
         let manager = Manager::start(&bed, &manager, &running).await?;
-        let lease = ["get", "lease", "ferric-manager", "-n", "ferric-system", "-o", "jsonpath={.spec.holderIdentity}"];
-        let holder = wait_until("the manager to hold the lease", START, async || {
-            match bed.kubectl(lease).await {
+        let lease = [
+            "get",
+            "lease",
+            "ferric-manager",
+            "-n",
+            "ferric-system",
+            "-o",
+            "jsonpath={.spec.holderIdentity}",
+        ];
+        let holder =
+            wait_until("the manager to hold the lease", START, async || match bed.kubectl(lease).await {
                 Ok(holder) if !holder.is_empty() => Ok(holder),
                 Ok(_) => Err("nobody holds it".to_owned()),
                 Err(error) => Err(error.to_string()),
-            }
-        })
-        .await?;
-        screen.done(&format!("manager: ready under ServiceAccount ferric-system/ferric-manager, lease held by {holder}"));
+            })
+            .await?;
+        screen.done(&format!(
+            "manager: ready under ServiceAccount ferric-system/ferric-manager, lease held by {holder}"
+        ));
         Ok(Self {
             manager,
             simulator,
             images,
             image,
-            workload: None,
+            cluster: None,
             bed,
             workload_kubeconfig: None,
-            _endpoint: None,
             marks: BTreeMap::new(),
             reached: View::default(),
             keep: options.keep,
@@ -150,49 +160,20 @@ impl Scene {
         kind: ControlPlaneKind,
         screen: &mut Screen,
     ) -> Result<(), Failure> {
-        let mut args = vec!["generate", "cluster", CLUSTER, "--target-namespace", NAMESPACE];
-        let version = ["--kubernetes-version", KUBERNETES_VERSION, "--worker-machine-count", "2"];
-        args.extend(version);
-        let template = self.bed.dir().join("cluster-template-external.yaml");
-        let template_text = template.display().to_string();
-        let (host, port) = match kind {
-            ControlPlaneKind::Kubeadm => {
-                args.extend(["--control-plane-machine-count", "1", "--infrastructure", "ferric"]);
-                let port = Port::reserve()?;
-                let number = port.number().to_string();
-                self._endpoint = Some(port);
-                ("127.0.0.1".to_owned(), number)
-            }
-            ControlPlaneKind::External => {
-                args.extend(["--from", &template_text]);
-                std::fs::write(&template, EXTERNAL_TEMPLATE).map_err(Error::file("write", &template))?;
-                self.start_external().await?
-            }
+        let request = ClusterRequest {
+            name: CLUSTER,
+            namespace: NAMESPACE,
+            workers: 2,
+            image: &self.image,
+            variables: Vec::new(),
         };
-        let variables = [
-            ("CONTROL_PLANE_ENDPOINT_HOST", host.as_str()),
-            ("CONTROL_PLANE_ENDPOINT_PORT", port.as_str()),
-            ("IMAGE_URL", self.image.url.as_str()),
-            ("IMAGE_CHECKSUM", self.image.sha256.as_str()),
-        ];
-        let manifests = self.bed.clusterctl(&args, &variables).await?;
-        let applied = self.bed.apply(&manifests).await?;
-        screen.done(&format!("kubectl applied {} objects; endpoint {host}:{port}", applied.lines().count()));
+        let created = match kind {
+            ControlPlaneKind::Kubeadm => request.create_with_kubeadm(&self.bed, 1).await?,
+            ControlPlaneKind::External => request.create_with_external_control_plane(&self.bed).await?,
+        };
+        screen.done(&format!("kubectl applied {} objects; endpoint {}", created.objects, created.endpoint));
+        self.cluster = Some(created);
         Ok(())
-    }
-
-    /// The stand-in: a control plane that exists already.
-    async fn start_external(&mut self) -> Result<(String, String), Failure> {
-        self.bed.install_external_control_plane().await?;
-        let workload = self.bed.start_workload(CLUSTER).await?;
-        let client = self.bed.client();
-        workload.create_secrets(&client, NAMESPACE, CLUSTER).await?;
-        workload.create_external_control_plane(&client, NAMESPACE, CLUSTER).await?;
-        let endpoint = workload.control_plane().url().trim_start_matches("https://");
-        let (host, port) = endpoint.split_once(':').unwrap_or((endpoint, "6443"));
-        let endpoint = (host.to_owned(), port.to_owned());
-        self.workload = Some(workload);
-        Ok(endpoint)
     }
 
     /// Scales the MachineDeployment as a user would.
@@ -226,10 +207,12 @@ impl Scene {
             let line = self.judge_running(&view, machine).await?;
             screen.good(&line);
         }
-        let racks = judge::spread(&view, DEPLOYMENT).map_err(|seen| unmet("machines spread over the racks", seen))?;
+        let racks =
+            judge::spread(&view, DEPLOYMENT).map_err(|seen| unmet("machines spread over the racks", seen))?;
         screen.good(&format!("kubectl: the workers are in {}", racks.join(", ")));
         let released = before.hosts.iter().filter(|host| before.machine_of(host).is_some());
-        for host in released.filter(|old| view.hosts.iter().any(|now| now.name == old.name && view.machine_of(now).is_none()))
+        for host in released
+            .filter(|old| view.hosts.iter().any(|now| now.name == old.name && view.machine_of(now).is_none()))
         {
             let line = self.judge_released(host, &view).await?;
             screen.good(&line);
@@ -239,7 +222,8 @@ impl Scene {
 
     async fn judge_running(&self, view: &View, machine: &Machine) -> Result<String, Failure> {
         let host = &machine.host;
-        let id = judge::provider_id(view, machine).map_err(|seen| unmet("one providerID everywhere", seen))?;
+        let id =
+            judge::provider_id(view, machine).map_err(|seen| unmet("one providerID everywhere", seen))?;
         let expected = format!("the disk of {host} to hold the image");
         let (path, image) = (self.simulator.disk(host)?.to_path_buf(), self.image.path.clone());
         let compared = tokio::task::spawn_blocking(move || disk::holds_image(&path, &image)).await;
@@ -247,7 +231,10 @@ impl Scene {
             .map_err(|error| unmet(&expected, error.to_string()))?
             .map_err(|seen| unmet(&expected, seen))?;
         if holds.sha256 != self.image.sha256 {
-            let seen = format!("the image file has {} now, it had {} when it was built", holds.sha256, self.image.sha256);
+            let seen = format!(
+                "the image file has {} now, it had {} when it was built",
+                holds.sha256, self.image.sha256
+            );
             return Err(unmet("an image that stays as it is", seen));
         }
         let journal = self.simulator.journal(host, 0).await?;
@@ -322,7 +309,8 @@ impl Scene {
                     troubled.entry(host.name.clone()).or_insert_with(|| (host.state.clone(), Instant::now()));
                 }
             }
-            if let Some((_, (_, since))) = troubled.iter().find(|(_, (_, since))| since.elapsed() >= PATIENCE) {
+            if let Some((_, (_, since))) = troubled.iter().find(|(_, (_, since))| since.elapsed() >= PATIENCE)
+            {
                 let seen = format!("no progress for {} s: {seen}", since.elapsed().as_secs());
                 let errors = view.hosts.iter().filter(|host| host.error.is_some()).map(judge::tell);
                 let seen = std::iter::once(seen).chain(errors).collect::<Vec<_>>().join("\n            ");
@@ -342,10 +330,12 @@ impl Scene {
                              machines.cluster.x-k8s.io,\
                              machinedeployments.cluster.x-k8s.io,clusters.cluster.x-k8s.io";
         let objects = parse(&self.bed.kubectl(["get", KINDS, "-n", NAMESPACE, "-o", "json"]).await?)?;
-        let has_cluster = objects["items"].as_array().is_some_and(|items| items.iter().any(|o| o["kind"] == "Cluster"));
+        let has_cluster =
+            objects["items"].as_array().is_some_and(|items| items.iter().any(|o| o["kind"] == "Cluster"));
         if has_cluster && self.workload_kubeconfig.is_none() {
             // Until the control plane is there, there is no kubeconfig either.
-            if let Ok(text) = self.bed.clusterctl(["get", "kubeconfig", CLUSTER, "-n", NAMESPACE], &[]).await {
+            if let Ok(text) = self.bed.clusterctl(["get", "kubeconfig", CLUSTER, "-n", NAMESPACE], &[]).await
+            {
                 let path = self.bed.dir().join("demo.kubeconfig");
                 std::fs::write(&path, text).map_err(Error::file("write", &path))?;
                 self.workload_kubeconfig = Some(path);
@@ -395,7 +385,10 @@ impl Scene {
             ("machines, and the hosts that they are bound to", "kubectl get machines,bmm"),
             ("the nodes of the new cluster", &nodes),
             ("more machines than hosts", "kubectl scale machinedeployment demo-workers --replicas=9"),
-            ("what they look for, and why no host will do", "kubectl get bmm -o custom-columns=NAME:.metadata.name,WAITS:.status.waitingFor.message"),
+            (
+                "what they look for, and why no host will do",
+                "kubectl get bmm -o custom-columns=NAME:.metadata.name,WAITS:.status.waitingFor.message",
+            ),
             ("the whole tree", "clusterctl describe cluster demo --show-conditions all"),
             ("the end: every host becomes available again", "kubectl delete cluster demo"),
         ];
@@ -422,7 +415,7 @@ impl Scene {
         }
         self.manager.stop().await;
         self.simulator.stop().await;
-        if let Some(workload) = &mut self.workload {
+        if let Some(workload) = self.cluster.as_mut().and_then(|cluster| cluster.workload.as_mut()) {
             workload.stop();
         }
         self.bed.end();
@@ -451,7 +444,9 @@ async fn within<T>(
 /// Asks every BMC for its service root, as a stranger who trusts the fleet's authority.
 async fn bmcs_that_answer(simulator: &Simulator) -> Result<usize, Failure> {
     let ca = reqwest::Certificate::from_pem(&simulator.bmc_ca()?);
-    let build = |ca| reqwest::Client::builder().no_proxy().tls_certs_only([ca]).timeout(Duration::from_secs(10)).build();
+    let build = |ca| {
+        reqwest::Client::builder().no_proxy().tls_certs_only([ca]).timeout(Duration::from_secs(10)).build()
+    };
     let client = ca.and_then(build).map_err(|error| unmet("a client for the BMCs", error.to_string()))?;
     for server in simulator.servers() {
         let url = format!("{}/redfish/v1", server.bmc_url);

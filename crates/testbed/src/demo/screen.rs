@@ -24,7 +24,13 @@ pub(super) struct Screen {
 impl Screen {
     pub(super) fn new() -> Self {
         let now = Instant::now();
-        Self { begin: now, terminal: std::io::stdout().is_terminal(), drawn: 0, step: now, last: View::default() }
+        Self {
+            begin: now,
+            terminal: std::io::stdout().is_terminal(),
+            drawn: 0,
+            step: now,
+            last: View::default(),
+        }
     }
 
     /// A line that belongs to no step.

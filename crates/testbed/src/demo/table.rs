@@ -63,7 +63,9 @@ pub(crate) fn changes(before: &View, after: &View) -> Vec<String> {
     let old = errors(before);
     for (name, error) in errors(after) {
         match (old.get(&name).cloned().flatten(), error) {
-            (before, Some(error)) if before.as_ref() != Some(&error) => lines.push(format!("{name}: error: {error}")),
+            (before, Some(error)) if before.as_ref() != Some(&error) => {
+                lines.push(format!("{name}: error: {error}"))
+            }
             (Some(_), None) => lines.push(format!("{name}: the error is over")),
             _ => {}
         }

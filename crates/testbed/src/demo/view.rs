@@ -124,7 +124,8 @@ fn host(object: &Value) -> Host {
         power: text(&status["power"]),
         consumer: text(&object["spec"]["consumerRef"]["name"]),
         waiting: text(&status["waitingFor"]["message"]),
-        error: healthy.map(|condition| format!("{}: {}", text(&condition["reason"]), text(&condition["message"]))),
+        error: healthy
+            .map(|condition| format!("{}: {}", text(&condition["reason"]), text(&condition["message"]))),
         cleaned_at: text(&object["spec"]["record"]["cleaned"]["at"]),
     }
 }

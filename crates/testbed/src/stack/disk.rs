@@ -62,7 +62,8 @@ pub fn holds_image(disk: &Path, image: &Path) -> Result<Holds, String> {
         read_at(&mut source, at, left).map_err(|error| said(image, error))?;
         read_at(&mut target, at, right).map_err(|error| said(disk, error))?;
         for range in &excused {
-            let (from, to) = (range.start.clamp(at, at + length as u64), range.end.clamp(at, at + length as u64));
+            let (from, to) =
+                (range.start.clamp(at, at + length as u64), range.end.clamp(at, at + length as u64));
             let part = (from - at) as usize..(to - at) as usize;
             right[part.clone()].copy_from_slice(&left[part]);
         }
@@ -75,7 +76,8 @@ pub fn holds_image(disk: &Path, image: &Path) -> Result<Holds, String> {
     }
     let (expected, found) = (hex::encode(expected.finalize()), hex::encode(found.finalize()));
     if expected != found {
-        let first = first_difference.map_or_else(String::new, |n| format!("; the first different byte is {n}"));
+        let first =
+            first_difference.map_or_else(String::new, |n| format!("; the first different byte is {n}"));
         return Err(format!("SHA-256 of the image is {expected}, of the disk {found}{first}"));
     }
     Ok(Holds { sha256: expected, bytes: size, partitions: table.names })
@@ -100,11 +102,15 @@ fn tables(image: &Path, disk: &Path, size: u64, disk_size: u64) -> Result<Tables
             .map_err(|error| format!("{}: no good GPT: {error}", path.display()))
     };
     let (ours, theirs) = (open(image)?, open(disk)?);
-    let header = |table: &gpt::GptDisk<File>| table.primary_header().cloned().map_err(|error| error.to_string());
+    let header =
+        |table: &gpt::GptDisk<File>| table.primary_header().cloned().map_err(|error| error.to_string());
     let (wanted, got) = (header(&ours)?, header(&theirs)?);
     let last = disk_size / BLOCK - 1;
     if got.backup_lba != last {
-        return Err(format!("the backup of the GPT is at block {}, the disk ends with block {last}", got.backup_lba));
+        return Err(format!(
+            "the backup of the GPT is at block {}, the disk ends with block {last}",
+            got.backup_lba
+        ));
     }
     if (wanted.disk_guid, wanted.part_start, wanted.num_parts, wanted.part_size)
         != (got.disk_guid, got.part_start, got.num_parts, got.part_size)
@@ -117,8 +123,12 @@ fn tables(image: &Path, disk: &Path, size: u64, disk_size: u64) -> Result<Tables
             return Err(format!("partition {number} ({}) of the image is not on the disk", partition.name));
         }
     }
-    let more: Vec<&Partition> =
-        theirs.partitions().iter().filter(|(n, _)| !ours.partitions().contains_key(n)).map(|(_, p)| p).collect();
+    let more: Vec<&Partition> = theirs
+        .partitions()
+        .iter()
+        .filter(|(n, _)| !ours.partitions().contains_key(n))
+        .map(|(_, p)| p)
+        .collect();
     if more.len() > 1 {
         return Err(format!("the disk has {} partitions more than the image", more.len()));
     }

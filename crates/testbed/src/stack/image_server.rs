@@ -137,7 +137,9 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                 let answer = answer(&shared, &request);
                 async move { Ok::<_, Infallible>(answer) }
             });
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
         });
     }
 }

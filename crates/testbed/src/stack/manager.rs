@@ -60,7 +60,8 @@ impl Manager {
         ];
         // A flag given twice is refused by most parsers: the caller's replaces the stack's.
         flags.retain(|(name, _)| !options.flags.iter().any(|(given, _)| given == name));
-        let all = flags.into_iter().chain(options.flags.iter().map(|(name, value)| (name.as_str(), value.clone())));
+        let all =
+            flags.into_iter().chain(options.flags.iter().map(|(name, value)| (name.as_str(), value.clone())));
         let mut spec = ProcessSpec::new("ferric", program, bed.dir().join("ferric.log")).arg("manager");
         for (name, value) in all {
             spec = spec.flag(name, value);

@@ -4,6 +4,7 @@
 //! Tests and the demo judge by what is read *beside* manager and simulator: objects through the API server as an
 //! administrator, disks as files ([`disk`]), power and boots in the journal of the BMCs ([`simulator`]).
 
+pub mod cluster;
 pub mod disk;
 pub mod image_server;
 pub mod manager;
@@ -16,9 +17,11 @@ use std::time::Duration;
 
 use ferric_image::TestImage;
 
+use crate::assets::Binary;
 use crate::bed::Bed;
 use crate::error::{Error, Result};
 use crate::process::wait_until;
+pub use cluster::{ClusterRequest, Created};
 pub use image_server::{ImageServer, Trouble};
 pub use manager::{Manager, ManagerOptions};
 pub use simulator::{JournalEntry, ServerFacts, Simulator, SimulatorOptions};
@@ -52,6 +55,7 @@ pub struct StackBuilder {
     simulator: SimulatorOptions,
     manager: ManagerOptions,
     image_bytes: u64,
+    programs: bool,
 }
 
 /// A running stack. Dropping it ends all of its processes; on a panic it shows the ends of their logs first.
@@ -120,6 +124,13 @@ impl StackBuilder {
         self
     }
 
+    /// Lets servers be control-plane machines of clusters: gives the simulator the programs that run on those.
+    #[must_use]
+    pub fn control_planes_on_hosts(mut self) -> Self {
+        self.programs = true;
+        self
+    }
+
     /// Writes an audit log of the management plane.
     #[must_use]
     pub fn audit_log(mut self, on: bool) -> Self {
@@ -135,7 +146,7 @@ impl StackBuilder {
     }
 
     /// Starts everything; returns when the manager is ready and the hosts are applied.
-    pub async fn start(self) -> Result<Stack> {
+    pub async fn start(mut self) -> Result<Stack> {
         let release = match self.release {
             Some(folder) => folder,
             None => release::folder().await?,
@@ -157,6 +168,9 @@ impl StackBuilder {
         let image = build_image(bed.dir(), self.image_bytes).await?;
         let images = ImageServer::start(&image.path).await?;
         let image = ServedImage { url: images.url(), ..image };
+        if self.programs {
+            self.simulator.flags.push(programs_flag(&bed).await?);
+        }
         let simulator = Simulator::start(&simulator, &self.simulator, &bed.dir().join("fleet")).await?;
         let manager = Manager::start(&bed, &manager, &self.manager).await?;
         let stack = Stack { manager, simulator, images, image, bed };
@@ -180,6 +194,7 @@ impl Stack {
             simulator: SimulatorOptions::default(),
             manager: ManagerOptions::default(),
             image_bytes: IMAGE_BYTES,
+            programs: false,
         }
     }
 
@@ -202,11 +217,20 @@ impl Drop for Stack {
         if std::thread::panicking() {
             self.bed.keep_folder();
             eprintln!("the stack's folder, with all logs, stays: {}", self.bed.dir().display());
-            for (name, tail) in [("manager", self.manager.log_tail()), ("simulator", self.simulator.log_tail())] {
+            for (name, tail) in
+                [("manager", self.manager.log_tail()), ("simulator", self.simulator.log_tail())]
+            {
                 eprintln!("--- the end of the {name}'s log\n{tail}");
             }
         }
     }
+}
+
+/// The simulator's flag that names the programs of control-plane machines.
+pub(crate) async fn programs_flag(bed: &Bed) -> Result<(String, String)> {
+    let folder = bed.dir().join("programs");
+    bed.assets().link_into(&folder, &Binary::ALL).await?;
+    Ok(("binaries".to_owned(), folder.display().to_string()))
 }
 
 /// The log files in a bed's folder.
@@ -225,7 +249,8 @@ pub async fn build_image(folder: &Path, bytes: u64) -> Result<ServedImage> {
     let file = path.clone();
     let built = tokio::task::spawn_blocking(move || ferric_image::build_test_image_file(file, bytes, 1));
     let failed = |reason: &dyn std::fmt::Display| Error::malformed("the test image", reason.to_string());
-    let TestImage { size, sha256, .. } = built.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+    let TestImage { size, sha256, .. } =
+        built.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
     Ok(ServedImage { path, url: String::new(), sha256, size })
 }
 

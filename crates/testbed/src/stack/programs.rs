@@ -59,7 +59,9 @@ pub async fn ensure(program: Program) -> Result<PathBuf> {
     }
     let own = std::env::current_exe().map_err(Error::file("find", Path::new("the running program")))?;
     let folder = beside(&own);
-    if let Some(path) = folder.as_ref().map(|folder| folder.join(program.name())).filter(|path| path.is_file()) {
+    if let Some(path) =
+        folder.as_ref().map(|folder| folder.join(program.name())).filter(|path| path.is_file())
+    {
         return Ok(path);
     }
     build(program, folder.as_deref()).await
@@ -98,13 +100,21 @@ async fn build(program: Program, folder: Option<&Path>) -> Result<PathBuf> {
     eprintln!("test bed: building {} with cargo, some minutes if nothing is built yet", program.name());
     let begin = Instant::now();
     let mut command = tokio::process::Command::new(cargo);
-    command.current_dir(workspace()).args(["build", "--locked", "-p", program.package(), "--bin", program.name()]);
+    command.current_dir(workspace()).args([
+        "build",
+        "--locked",
+        "-p",
+        program.package(),
+        "--bin",
+        program.name(),
+    ]);
     command.arg("--target-dir").arg(target).args(release.then_some("--release"));
-    let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await.map_err(|source| Error::Spawn {
-        name: "cargo".to_owned(),
-        program: "cargo".to_owned(),
-        source,
-    })?;
+    let output = command
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(|source| Error::Spawn { name: "cargo".to_owned(), program: "cargo".to_owned(), source })?;
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
         let lines: Vec<&str> = text.lines().collect();

@@ -31,7 +31,8 @@ pub async fn folder() -> Result<PathBuf> {
     let path = root.join("Makefile");
     let file = std::fs::File::open(&path).map_err(Error::file("open", &path))?;
     let lock = tokio::task::spawn_blocking(move || file.lock().map(|()| file)).await;
-    let _lock = lock.map_err(|error| Error::malformed("the lock", error))?.map_err(Error::file("lock", &path))?;
+    let _lock =
+        lock.map_err(|error| Error::malformed("the lock", error))?.map_err(Error::file("lock", &path))?;
     if !is_current(&root, &folder) {
         let mut command = tokio::process::Command::new("make");
         command.current_dir(&root).args(["--silent", "release"]);
@@ -64,7 +65,8 @@ fn times(path: &Path) -> Vec<SystemTime> {
 
 /// The version folder of the provider, such as `infrastructure-ferric/v0.1.0`.
 pub fn version_folder(release: &Path) -> Result<PathBuf> {
-    let pattern = || Error::malformed(format!("the release folder {}", release.display()), "it holds no version");
+    let pattern =
+        || Error::malformed(format!("the release folder {}", release.display()), "it holds no version");
     let provider = release.join("infrastructure-ferric");
     let entries = std::fs::read_dir(&provider).map_err(Error::file("read", &provider))?;
     let versions = entries.flatten().map(|entry| entry.path());

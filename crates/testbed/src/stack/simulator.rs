@@ -168,8 +168,8 @@ impl Simulator {
         }
         let path = self.out.join("inventory.json");
         let text = std::fs::read_to_string(&path).map_err(Error::file("read", &path))?;
-        let inventory: Inventory =
-            serde_json::from_str(&text).map_err(|error| Error::malformed(path.display().to_string(), error))?;
+        let inventory: Inventory = serde_json::from_str(&text)
+            .map_err(|error| Error::malformed(path.display().to_string(), error))?;
         Ok(inventory.servers)
     }
 
@@ -193,7 +193,8 @@ impl Simulator {
                 .iter()
                 .any(|server| name == server.name || name == format!("{}-bmc", server.name));
             !name.is_empty()
-                && (!of_a_server || names.iter().any(|wanted| name == *wanted || name == format!("{wanted}-bmc")))
+                && (!of_a_server
+                    || names.iter().any(|wanted| name == *wanted || name == format!("{wanted}-bmc")))
         });
         Ok(chosen.map(|text| format!("---\n{text}")).collect())
     }
@@ -225,7 +226,8 @@ impl Simulator {
     /// What happened to a server after entry `since`; 0 for everything.
     pub async fn journal(&self, name: &str, since: u64) -> Result<Vec<JournalEntry>> {
         let value = self.get(&format!("servers/{name}/journal?since={since}")).await?;
-        serde_json::from_value(value).map_err(|error| Error::malformed(format!("the journal of {name}"), error))
+        serde_json::from_value(value)
+            .map_err(|error| Error::malformed(format!("the journal of {name}"), error))
     }
 
     /// The number of the last entry in a server's journal.

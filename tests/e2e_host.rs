@@ -43,6 +43,7 @@ async fn the_life_of_a_host() {
     one_flipped_bit(&stack).await;
     a_restarted_manager_changes_nothing(&mut stack).await;
     a_bmc_that_goes_and_comes_back(&stack).await;
+    a_password_that_changes(&stack).await;
     letting_go(&stack).await;
     stack.stop().await;
 }
@@ -252,6 +253,28 @@ async fn a_bmc_that_goes_and_comes_back(stack: &Stack) {
     let journal = stack.simulator.journal(GOOD, before).await.unwrap();
     assert!(journal.iter().all(|entry| entry.write().is_none() && entry.power().is_none()), "{journal:?}");
     holds_image(stack, GOOD);
+}
+
+/// On a host in use: the next reading is refused, and a mended Secret is taken without a restart of anything.
+async fn a_password_that_changes(stack: &Stack) {
+    let before = stack.simulator.journal_end(GOOD).await.unwrap();
+    stack.simulator.set_faults(GOOD, &json!({ "password": "rotated" })).await.unwrap();
+    let seen = wait_for_host(stack, GOOD, "the refused credentials to be told", |host| {
+        says(host, "Healthy", "False", "BMCUnauthorized")
+    })
+    .await;
+    assert!(says(&seen, "Provisioned", "True", "Provisioned"), "{:?}", seen.status);
+    let secret = json!({"stringData": {"password": "rotated"}}).to_string();
+    let name = format!("{GOOD}-bmc");
+    stack.bed.kubectl(["patch", "secret", &name, "--type=merge", "-p", &secret]).await.unwrap();
+    wait_for_host(stack, GOOD, "the new password to be used", |host| {
+        says(host, "Healthy", "True", "NoError")
+    })
+    .await;
+    let journal = stack.simulator.journal(GOOD, before).await.unwrap();
+    assert!(journal.iter().all(|entry| entry.write().is_none() && entry.power().is_none()), "{journal:?}");
+    let refused = journal.iter().filter(|entry| entry.details.get("ok") == Some(&json!(false))).count();
+    assert!(refused <= 3, "{refused} wrong logins: {journal:?}");
 }
 
 /// No image any more: off, wiped, available. Then the object is deleted: off, gone.

@@ -80,7 +80,10 @@ async fn three_machines_in_three_racks(stack: &Stack, workload: &Workload) {
         .kubectl(["get", "cluster", CLUSTER, "-o", "jsonpath={.status.failureDomains[*].name}"])
         .await
         .unwrap();
-    assert_eq!(domains.split_whitespace().collect::<BTreeSet<_>>(), BTreeSet::from(["rack-1", "rack-2", "rack-3"]));
+    assert_eq!(
+        domains.split_whitespace().collect::<BTreeSet<_>>(),
+        BTreeSet::from(["rack-1", "rack-2", "rack-3"])
+    );
 }
 
 /// The fourth machine gets the last free host. The fifth says what it looked for and why no host would do, and takes
@@ -107,7 +110,15 @@ async fn more_machines_than_hosts(stack: &Stack, workload: &Workload) {
         assert!(told.contains(part), "{part:?} is not in {told:?}");
     }
     assert!(waiting.status.as_ref().unwrap().waiting_for.is_some());
-    assert!(!waiting.status.as_ref().unwrap().initialization.as_ref().is_some_and(|i| i.provisioned == Some(true)));
+    assert!(
+        !waiting
+            .status
+            .as_ref()
+            .unwrap()
+            .initialization
+            .as_ref()
+            .is_some_and(|i| i.provisioned == Some(true))
+    );
     assert_eq!(host(stack, RESERVED).await.spec.consumer_ref, None);
 
     stack.bed.apply(&stack.simulator.manifests_of(&[LATE]).unwrap()).await.unwrap();
@@ -195,7 +206,11 @@ async fn scale(stack: &Stack, replicas: usize) {
 
 /// Waits until there are exactly so many Machines, all Running, each with one host, one Node that is Ready, and the same
 /// providerID everywhere; compares every disk. Returns the BareMetalMachines by name.
-async fn wait_for_machines(stack: &Stack, workload: &Workload, count: usize) -> BTreeMap<String, BareMetalMachine> {
+async fn wait_for_machines(
+    stack: &Stack,
+    workload: &Workload,
+    count: usize,
+) -> BTreeMap<String, BareMetalMachine> {
     let kind = GroupVersionKind::gvk("cluster.x-k8s.io", "v1beta2", "Machine");
     let owners: Api<DynamicObject> =
         Api::namespaced_with(stack.bed.client(), NAMESPACE, &ApiResource::from_gvk(&kind));
@@ -234,7 +249,10 @@ async fn wait_for_machines(stack: &Stack, workload: &Workload, count: usize) -> 
         let host = host(stack, &name).await;
         let consumer = host.spec.consumer_ref.as_ref().unwrap();
         assert_eq!(consumer.name, Some(machine.name_any()));
-        assert_eq!(host.spec.record.as_ref().unwrap().claim.as_ref().map(|c| c.id.clone()), machine.spec.claim_id);
+        assert_eq!(
+            host.spec.record.as_ref().unwrap().claim.as_ref().map(|c| c.id.clone()),
+            machine.spec.claim_id
+        );
         assert_eq!(holds_image(stack, &name).sha256, stack.image.sha256);
     }
     found.into_iter().map(|machine| (machine.name_any(), machine)).collect()
@@ -251,7 +269,9 @@ fn agree(owner: &DynamicObject, machines: &[BareMetalMachine], nodes: &[Node]) -
     let of_node = node.spec.as_ref().and_then(|spec| spec.provider_id.as_deref()).unwrap_or_default();
     let of_machine = machine.spec.provider_id.as_deref().unwrap_or_default();
     if id.is_empty() || of_machine != id || of_node != id {
-        return Err(format!("{name}: providerID {id:?}, {of_machine:?} on the BareMetalMachine, {of_node:?} on the Node"));
+        return Err(format!(
+            "{name}: providerID {id:?}, {of_machine:?} on the BareMetalMachine, {of_node:?} on the Node"
+        ));
     }
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     match conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True") {

@@ -13,7 +13,7 @@ mod untouched;
 
 use std::collections::BTreeMap;
 
-use claims::{create_cluster, create_machine, wait_for_machine};
+use claims::{create_cluster, create_machine, create_machine_for, wait_for_machine};
 use e2e::{LIMIT, NAMESPACE, image, patch_host, says, wait_for_host, wait_for_state};
 use ferric_api::host::ProvisioningState as State;
 use ferric_api::names;
@@ -27,12 +27,12 @@ use untouched::Untouched;
 
 const KINDS: [&str; 3] = ["BareMetalHost", "BareMetalMachine", "BareMetalCluster"];
 /// Servers, by what becomes of their hosts.
-const FREE: &str = "host-1";
-const BY_HAND: &str = "host-2";
-const CLAIMED: &str = "host-3";
-const EXTERNAL: &str = "host-4";
-const UNDECIDED: &str = "host-5";
-const PAUSED: &str = "host-6";
+const FREE: &str = "host-01";
+const BY_HAND: &str = "host-02";
+const CLAIMED: &str = "host-03";
+const EXTERNAL: &str = "host-04";
+const UNDECIDED: &str = "host-05";
+const PAUSED: &str = "host-06";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_derived_comes_back() {
@@ -103,9 +103,8 @@ async fn make_objects(stack: &Stack) {
 
     patch_host(stack, BY_HAND, json!({"spec": {"image": image(stack), "rootDeviceHints": {"deviceName": "/dev/sda"}}})).await;
     create_machine(stack, "bound", CLAIMED).await;
-    // It asks for a label that no host has.
-    create_machine(stack, "waiting", "unmanaged").await;
-    stack.bed.kubectl(["label", "bmh", "unmanaged", "test.example/pin-"]).await.unwrap();
+    // After "bound": what it is told of the hosts' labels is then what it will be told.
+    create_machine_for(stack, "waiting", "nobody").await;
     wait_for_machine(stack, "bound").await;
     wait_for_state(stack, BY_HAND, State::Provisioned).await;
     wait_for_state(stack, EXTERNAL, State::ExternallyProvisioned).await;

@@ -1,5 +1,7 @@
 //! Machines as Cluster API makes them, by hand: for stacks without Cluster API.
 
+#![allow(dead_code, reason = "not every test uses all of it")]
+
 use ferric_api::BareMetalMachine;
 use ferric_testbed::{Stack, wait_until};
 use kube::ResourceExt;
@@ -41,6 +43,11 @@ pub async fn pause_cluster(stack: &Stack, paused: bool) {
 /// Makes a Machine with its BareMetalMachine, for the host of this name.
 pub async fn create_machine(stack: &Stack, name: &str, host: &str) {
     stack.bed.kubectl(["label", "bmh", host, "--overwrite", &format!("{PIN}={host}")]).await.unwrap();
+    create_machine_for(stack, name, host).await;
+}
+
+/// Makes one for the host that carries this name as a label, if there is one.
+pub async fn create_machine_for(stack: &Stack, name: &str, pin: &str) {
     let owner = json!({"apiVersion": "cluster.x-k8s.io/v1beta2", "kind": "Machine",
         "metadata": {"name": name, "namespace": NAMESPACE, "labels": {"cluster.x-k8s.io/cluster-name": CLUSTER}},
         "spec": {"clusterName": CLUSTER, "bootstrap": {"dataSecretName": "bootstrap"}}});
@@ -50,7 +57,7 @@ pub async fn create_machine(stack: &Stack, name: &str, host: &str) {
         "metadata": {"name": name, "namespace": NAMESPACE, "labels": {"cluster.x-k8s.io/cluster-name": CLUSTER},
             "ownerReferences": [{"apiVersion": "cluster.x-k8s.io/v1beta2", "kind": "Machine", "name": name,
                 "uid": uid, "controller": true}]},
-        "spec": {"hostSelector": {"matchLabels": {PIN: host}}, "image": image(stack)}});
+        "spec": {"hostSelector": {"matchLabels": {PIN: pin}}, "image": image(stack)}});
     stack.bed.apply(&machine.to_string()).await.unwrap();
 }
 

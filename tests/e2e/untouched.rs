@@ -1,5 +1,7 @@
 //! Servers to which nothing is to be done for a while.
 
+#![allow(dead_code, reason = "not every test uses all of it")]
+
 use ferric_testbed::Stack;
 use ferric_testbed::stack::Simulator;
 

@@ -11,7 +11,7 @@ use ferric_api::{BareMetalCluster, BareMetalHost, BareMetalMachine};
 use ferric_bmc::BmcPool;
 use kube::Client;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -20,7 +20,7 @@ use url::Url;
 use crate::boot::{Artifacts, BootServer};
 use crate::capi::{Cluster, Machine};
 use crate::config::Options;
-use crate::controllers::host::{BootSettings, HostContext, HostParts, HostRegistrar};
+use crate::controllers::host::{BootSettings, BootSlots, HostContext, HostParts, HostRegistrar};
 use crate::controllers::{cluster, host, machine};
 use crate::deploy::{self, AgentServer, Hub, ImageCache, Leadership, ProviderKeys};
 use crate::host::Limits;
@@ -90,6 +90,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     .with_context(|| format!("--image-cache-dir {}", options.image_cache_dir.display()))?;
     let pool = Arc::new(BmcPool::new(ferric_bmc::Limits {
         request: options.bmc_timeout(),
+        // What is asked in one go goes over one connection; then it is closed. Each takes 40 KB, times all hosts.
+        idle_connection: Duration::from_secs(5),
         ..ferric_bmc::Limits::default()
     }));
     let host_context = HostContext::new(HostParts {
@@ -105,7 +107,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             boot_url: boot_url.clone(),
             agent_url: agent_url.clone(),
             keys: keys.clone(),
-            slots: Arc::new(Semaphore::new(options.max_boots_in_flight as usize)),
+            slots: BootSlots::new(options.max_boots_in_flight as usize, wake.clone()),
         },
         limits: Limits {
             agent_boot: options.agent_boot_timeout(),

@@ -18,9 +18,9 @@ use e2e::{LIMIT, NAMESPACE, image, patch_host, says, wait_for_host, wait_for_sta
 use ferric_api::host::ProvisioningState as State;
 use ferric_api::names;
 use ferric_testbed::{Stack, wait_until};
+use kube::ResourceExt;
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
-use kube::ResourceExt;
 use serde_json::{Value, json};
 use status_fields::Table;
 use untouched::Untouched;
@@ -54,8 +54,10 @@ async fn what_is_derived_comes_back() {
     same_again(&stack, &before, &[PAUSED]).await;
     patch_host(&stack, PAUSED, json!({"metadata": {"annotations": {names::PAUSED_ANNOTATION: null}}})).await;
     wait_for_state(&stack, PAUSED, State::Available).await;
-    wait_for_host(&stack, PAUSED, "being registered", |host| says(host, "Registered", "True", "Registered")).await;
-    patch_host(&stack, PAUSED, json!({"metadata": {"annotations": {names::PAUSED_ANNOTATION: "test"}}})).await;
+    wait_for_host(&stack, PAUSED, "being registered", |host| says(host, "Registered", "True", "Registered"))
+        .await;
+    patch_host(&stack, PAUSED, json!({"metadata": {"annotations": {names::PAUSED_ANNOTATION: "test"}}}))
+        .await;
     same_again(&stack, &before, &[]).await;
     untouched.check(&stack).await;
     stack.stop().await;
@@ -92,7 +94,9 @@ async fn make_objects(stack: &Stack) {
         wait_for_state(stack, name, State::Available).await;
     }
     let mut twin: Value = Value::Null;
-    for text in stack.simulator.manifests_of(&[FREE]).unwrap().split("---\n").filter(|text| !text.trim().is_empty()) {
+    for text in
+        stack.simulator.manifests_of(&[FREE]).unwrap().split("---\n").filter(|text| !text.trim().is_empty())
+    {
         let object: Value = serde_yaml_ng::from_str(text).unwrap();
         if object["kind"] == "BareMetalHost" {
             twin = object;
@@ -101,7 +105,12 @@ async fn make_objects(stack: &Stack) {
     twin["metadata"]["name"] = json!("twin");
     stack.bed.apply(&twin.to_string()).await.unwrap();
 
-    patch_host(stack, BY_HAND, json!({"spec": {"image": image(stack), "rootDeviceHints": {"deviceName": "/dev/sda"}}})).await;
+    patch_host(
+        stack,
+        BY_HAND,
+        json!({"spec": {"image": image(stack), "rootDeviceHints": {"deviceName": "/dev/sda"}}}),
+    )
+    .await;
     create_machine(stack, "bound", CLAIMED).await;
     // After "bound": what it is told of the hosts' labels is then what it will be told.
     create_machine_for(stack, "waiting", "nobody").await;
@@ -109,8 +118,14 @@ async fn make_objects(stack: &Stack) {
     wait_for_state(stack, BY_HAND, State::Provisioned).await;
     wait_for_state(stack, EXTERNAL, State::ExternallyProvisioned).await;
     wait_for_state(stack, "unmanaged", State::Unmanaged).await;
-    wait_for_host(stack, UNDECIDED, "being undecided", |host| says(host, "Registered", "True", "NoUsableRecord")).await;
-    wait_for_host(stack, "twin", "being a duplicate", |host| says(host, "Registered", "False", "DuplicateHost")).await;
+    wait_for_host(stack, UNDECIDED, "being undecided", |host| {
+        says(host, "Registered", "True", "NoUsableRecord")
+    })
+    .await;
+    wait_for_host(stack, "twin", "being a duplicate", |host| {
+        says(host, "Registered", "False", "DuplicateHost")
+    })
+    .await;
     patch_host(stack, PAUSED, json!({"metadata": {"annotations": {names::PAUSED_ANNOTATION: "test"}}})).await;
     wait_for_host(stack, PAUSED, "being paused", |host| says(host, "Paused", "True", "Paused")).await;
 }
@@ -158,9 +173,11 @@ async fn delete_all(stack: &Stack) {
         let api = api(stack, kind);
         for object in api.list(&ListParams::default()).await.unwrap() {
             let fields = object.data["status"].as_object().cloned().unwrap_or_default();
-            let nothing: serde_json::Map<_, _> = fields.into_iter().map(|(field, _)| (field, Value::Null)).collect();
+            let nothing: serde_json::Map<_, _> =
+                fields.into_iter().map(|(field, _)| (field, Value::Null)).collect();
             let patch = Patch::Merge(json!({ "status": nothing }));
-            let emptied = api.patch_status(&object.name_any(), &PatchParams::default(), &patch).await.unwrap();
+            let emptied =
+                api.patch_status(&object.name_any(), &PatchParams::default(), &patch).await.unwrap();
             let left = &emptied.data["status"];
             assert!(left.get("conditions").is_none(), "{kind}/{}: {left}", object.name_any());
         }
@@ -171,7 +188,8 @@ async fn same_again(stack: &Stack, before: &Derived, except: &[&str]) {
     wait_until("every derived field to be as it was", LIMIT, async || {
         let now = derived(stack).await;
         let different = before.iter().filter(|(object, _)| !except.iter().any(|name| object.ends_with(name)));
-        let lines: Vec<String> = different.flat_map(|(object, fields)| compare(object, fields, &now[object])).collect();
+        let lines: Vec<String> =
+            different.flat_map(|(object, fields)| compare(object, fields, &now[object])).collect();
         if lines.is_empty() { Ok(()) } else { Err(format!("\n{}", lines.join("\n"))) }
     })
     .await

@@ -17,16 +17,6 @@ use crate::key::Key;
 /// Kind that a `consumerRef` to a machine names.
 pub const CONSUMER_KIND: &str = "BareMetalMachine";
 
-/// Annotation of a machine: the host (`namespace/name`) that its intent moved on from last. Before the machine claims
-/// another, that host must have been read as not naming it.
-///
-/// The compare-and-swaps alone do not see to that. Two managers may look at one machine: the first finds that the host
-/// is no good and is about to move on; the host comes good and the second claims it, which does not touch the machine;
-/// the host starts to work; the first moves on. Writing down what was left, in the same write that leaves it, and
-/// looking there *after* that write closes the gap: either the host's controller sees that the machine has left, or we
-/// see that the host was claimed, and wait until it has let go.
-pub const LEFT_HOST_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/left-host";
-
 /// How a host stands to a machine that names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Relation {
@@ -92,7 +82,7 @@ pub fn intent(machine: &BareMetalMachine) -> Option<(Key, &str)> {
 
 /// The host that the machine's intent moved on from last.
 pub fn left_host(machine: &BareMetalMachine) -> Option<Key> {
-    Key::parse(machine.annotations().get(LEFT_HOST_ANNOTATION)?)
+    Key::parse(machine.annotations().get(names::LEFT_HOST_ANNOTATION)?)
 }
 
 /// Whether the host names the machine as its consumer, under whatever claim.
@@ -109,7 +99,7 @@ pub fn intent_patch(machine: &BareMetalMachine, host: &Key, claim_id: &str) -> V
         "spec": { "hostRef": host_ref, "claimID": claim_id },
     });
     if let Some((left, _)) = intent(machine).filter(|(left, _)| left != host) {
-        patch["metadata"]["annotations"] = json!({ LEFT_HOST_ANNOTATION: left.to_string() });
+        patch["metadata"]["annotations"] = json!({ names::LEFT_HOST_ANNOTATION: left.to_string() });
     }
     patch
 }

@@ -69,11 +69,6 @@ pub enum RecordWrite {
     Release,
     /// The claim ends and nothing was started under it.
     Free,
-    /// The machine was moved: same name and claim, new UID.
-    RefreshConsumer {
-        /// The UID.
-        uid: String,
-    },
     /// An operator decided that the host is what its consumer says it is.
     Adopt {
         /// Claim ID of the consumer.
@@ -188,11 +183,6 @@ impl RecordWrite {
                 record.quiesced_at = Some(time());
             }
             Self::Free => drop_claim(&mut host, &mut record),
-            Self::RefreshConsumer { uid } => {
-                if let Some(consumer) = host.spec.consumer_ref.as_mut() {
-                    consumer.uid = Some(uid.clone());
-                }
-            }
             Self::Adopt { claim_id, provider_id, image, identity } => {
                 add_finalizer(&mut host);
                 remove_annotations(&mut host, &[DECIDE_ANNOTATION]);

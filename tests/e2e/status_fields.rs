@@ -17,8 +17,10 @@ impl Table {
     pub fn of(kind: &str) -> Self {
         let (_, section) = DOCS.split_once("## Status: derived or history").expect("the section is there");
         let heading = format!("\n`{kind}`");
-        let (_, rest) = section.split_once(&heading).unwrap_or_else(|| panic!("no table of {kind} in the docs"));
-        let lines = rest.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+        let (_, rest) =
+            section.split_once(&heading).unwrap_or_else(|| panic!("no table of {kind} in the docs"));
+        let lines =
+            rest.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
         let rows = lines.skip(2).flat_map(|line| {
             let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
             let [fields, meaning] = cells[..] else { panic!("{kind}: not two cells: {line}") };
@@ -43,11 +45,14 @@ impl Table {
         fields.retain(|path, value| {
             let general = generalise(path);
             let covers = |row: &&(String, bool)| {
-                general.strip_prefix(&row.0).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+                general
+                    .strip_prefix(&row.0)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
             };
             let row = self.rows.iter().find(covers);
-            let (_, derived) =
-                row.unwrap_or_else(|| panic!("{}: {general} (now {value}) is in no row of the table", self.kind));
+            let (_, derived) = row.unwrap_or_else(|| {
+                panic!("{}: {general} (now {value}) is in no row of the table", self.kind)
+            });
             *derived
         });
         fields
@@ -104,7 +109,13 @@ fn rows_cover_the_fields_that_they_name() {
     let derived: Vec<String> = Table::of("BareMetalHost").derived(&status).into_keys().collect();
     assert_eq!(
         derived,
-        ["bmc.bootMethods[0]", "bmc.driver", "conditions[Ready].status", "conditions[Ready].type", "poweredOn"]
+        [
+            "bmc.bootMethods[0]",
+            "bmc.driver",
+            "conditions[Ready].status",
+            "conditions[Ready].type",
+            "poweredOn"
+        ]
     );
 }
 

@@ -15,6 +15,16 @@ pub const ABANDON_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/aba
 /// Annotation: value `adopt` or `release`; decides what happens to a host that has a consumer but no usable record.
 pub const DECIDE_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/decide";
 
+/// Annotation of a machine: the host (`namespace/name`) that its intent moved on from last. Before the machine claims
+/// another, that host must have been read as not naming it.
+///
+/// The compare-and-swaps alone do not see to that. Two managers may look at one machine: the first finds that the host
+/// is no good and is about to move on; the host comes good and the second claims it, which does not touch the machine;
+/// the host starts to work; the first moves on. Writing down what was left, in the same write that leaves it, and
+/// looking there *after* that write closes the gap: either the host's controller sees that the machine has left, or we
+/// see that the host was claimed, and wait until it has let go.
+pub const LEFT_HOST_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/left-host";
+
 /// Metal3's annotation of the same meaning as [`PAUSED_ANNOTATION`].
 pub const METAL3_PAUSED_ANNOTATION: &str = "baremetalhost.metal3.io/paused";
 /// Metal3's annotation of the same meaning as [`DETACHED_ANNOTATION`].

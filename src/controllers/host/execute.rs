@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use ferric_api::BareMetalHost;
+use ferric_api::{BareMetalHost, BareMetalMachine};
 use jiff::Timestamp;
-use kube::ResourceExt;
+use kube::{Api, ResourceExt};
 use tracing::info;
 
 use super::{HostContext, ReconcileError, hardware, jobs, tasks};
@@ -13,6 +13,9 @@ use crate::host::{Action, Job, Plan, RecordWrite, Wait};
 use crate::key::Key;
 use crate::patch;
 use std::sync::Arc;
+
+/// A host that waits for a free boot looks again after this long even if nobody woke it.
+const BOOT_SLOT_LOOK: Duration = Duration::from_secs(30);
 
 /// What came of an action.
 pub(super) enum Outcome {
@@ -46,9 +49,12 @@ pub(super) async fn execute(
         Action::Write { write, guarded } => {
             if matches!(write, RecordWrite::BeginBoot { .. }) && !take_slot(key, context) {
                 let message = "a free agent boot: as many as --max-boots-in-flight allows are under way";
-                return Ok(Outcome::Wait(Wait::new("BootSlot", message, Duration::from_secs(2))));
+                return Ok(Outcome::Wait(Wait::new("BootSlot", message, BOOT_SLOT_LOOK)));
             }
             if *guarded && !unchanged(host, key, context).await? {
+                return Ok(Outcome::Stale);
+            }
+            if depends_on_consumer(write) && !consumer_agrees(host, context).await? {
                 return Ok(Outcome::Stale);
             }
             let outcome = self::write(host, key, context, write).await?;
@@ -98,6 +104,28 @@ async fn unchanged(host: &BareMetalHost, key: &Key, context: &HostContext) -> Re
         live.metadata.uid == host.metadata.uid
             && live.metadata.resource_version == host.metadata.resource_version
     }))
+}
+
+/// Whether a change is right only while the consumer is what the plan took it for.
+fn depends_on_consumer(write: &RecordWrite) -> bool {
+    matches!(
+        write,
+        RecordWrite::Free
+            | RecordWrite::Release
+            | RecordWrite::Abandon { .. }
+            | RecordWrite::BeginBoot { .. }
+            | RecordWrite::BeginWrite { .. }
+    )
+}
+
+/// Reads the machine that the host names again. The caches of two kinds are not of one moment: the claim on the host
+/// may be seen before the intent on the machine, which looks like a machine that wants another host.
+async fn consumer_agrees(host: &BareMetalHost, context: &HostContext) -> Result<bool, ReconcileError> {
+    let Some(key) = context.machine_key(host) else { return Ok(true) };
+    let machines: Api<BareMetalMachine> = Api::namespaced(context.client.clone(), &key.namespace);
+    let live = patch::get_opt(&machines, &key.name).await?;
+    let now = context.consumer_with(host, live.as_ref());
+    Ok(std::mem::discriminant(&now) == std::mem::discriminant(&context.consumer(host)))
 }
 
 /// One compare-and-swap of the record.
@@ -173,7 +201,7 @@ fn acknowledge(key: &Key, context: &HostContext) {
 fn take_slot(key: &Key, context: &HostContext) -> bool {
     context.with(key, |r| {
         if r.slot.is_none() {
-            r.slot = context.boot.slots.clone().try_acquire_owned().ok();
+            r.slot = context.boot.slots.take(key);
         }
         r.slot.is_some()
     })

@@ -8,6 +8,7 @@ mod execute;
 mod hardware;
 mod jobs;
 mod registrar;
+mod slots;
 mod tasks;
 
 use std::collections::HashMap;
@@ -21,13 +22,14 @@ use jiff::Timestamp;
 use kube::runtime::controller::{Action as Requeue, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, ResourceExt};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use url::Url;
 
 pub use registrar::HostRegistrar;
+pub use slots::BootSlots;
 
 use super::overlay::Overlay;
 use crate::capi::{Cluster, Machine};
@@ -56,7 +58,7 @@ pub struct BootSettings {
     /// Keys of boot tokens and of the agent server.
     pub keys: Arc<crate::deploy::ProviderKeys>,
     /// Agent boots that may be under way at once.
-    pub slots: Arc<Semaphore>,
+    pub slots: BootSlots,
 }
 
 /// Everything that the host controller works with.
@@ -108,7 +110,7 @@ struct Remembered {
     /// Since when a passing difference of the status waits to be written.
     unsettled: Option<Timestamp>,
     /// Held from the beginning of an agent boot until the agent has registered.
-    slot: Option<tokio::sync::OwnedSemaphorePermit>,
+    slot: Option<slots::Slot>,
     /// State last reported, for the metrics.
     state: Option<&'static str>,
 }
@@ -234,6 +236,7 @@ impl HostContext {
         };
         self.wake_all(twins);
         self.written.remove(key);
+        self.boot.slots.leave(key);
         self.metrics.host_state(state, None);
         self.hub.forget(key);
         self.pool.forget(&key.to_string());
@@ -263,21 +266,31 @@ impl HostContext {
 
     /// Who uses the host, from the caches.
     fn consumer(&self, host: &BareMetalHost) -> Consumer {
-        let reference = host.spec.consumer_ref.as_ref();
-        let machine = reference.and_then(|r| {
-            let namespace = r.namespace.clone().or_else(|| host.namespace())?;
-            self.machines.get(&Key::new(namespace, r.name.clone()?))
-        });
-        let owner = machine.as_ref().and_then(|machine| {
+        let machine = self.machine_key(host).and_then(|key| self.machines.get(&key));
+        self.consumer_with(host, machine.as_deref())
+    }
+
+    /// The machine that the host names as its consumer; of other kinds nothing is read.
+    fn machine_key(&self, host: &BareMetalHost) -> Option<Key> {
+        let reference =
+            host.spec.consumer_ref.as_ref().filter(|r| r.kind.as_deref() == Some("BareMetalMachine"))?;
+        let namespace = reference.namespace.clone().or_else(|| host.namespace())?;
+        Some(Key::new(namespace, reference.name.clone()?))
+    }
+
+    /// Who uses the host, given the machine that it names.
+    fn consumer_with(&self, host: &BareMetalHost, machine: Option<&BareMetalMachine>) -> Consumer {
+        let owner = machine.and_then(|machine| {
             let owner = machine.owner_references().iter().find(|o| o.kind == "Machine")?;
             self.owners.get(&Key::new(machine.namespace()?, owner.name.clone()))
         });
         // The label was put on with the claim: it still tells the cluster when the machine is not there (yet).
         let cluster = host.labels().get(ferric_api::names::CLUSTER_NAME_LABEL).and_then(|name| {
+            let reference = host.spec.consumer_ref.as_ref();
             let namespace = reference.and_then(|r| r.namespace.clone()).or_else(|| host.namespace())?;
             self.clusters.get(&Key::new(namespace, name.clone()))
         });
-        consumer::observe(host, machine.as_deref(), owner.as_deref(), cluster.as_deref())
+        consumer::observe(host, machine, owner.as_deref(), cluster.as_deref())
     }
 }
 

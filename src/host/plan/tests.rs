@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ferric_api::BareMetalHost;
 use ferric_api::host::{BareMetalHostSpec, BmcDetails, ClaimRecord, ConsumerRef, Image};
-use ferric_api::{BareMetalHost, HardwareDetails};
 use ferric_bmc::{BootMethod, PowerAction, SystemFacts};
 use ferric_protocol::v1::{CleanResult, Compression, DeployResult};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -185,7 +185,7 @@ impl World {
     fn job(&mut self, job: &Job) -> JobOutcome {
         match job {
             Job::Probe => JobOutcome::Facts(self.facts()),
-            Job::Inspect => JobOutcome::Hardware(Box::new(HardwareDetails::default())),
+            Job::Inspect => JobOutcome::Hardware(Box::default()),
             Job::ReadPower => JobOutcome::Power(self.power()),
             Job::BootAgent(number) => {
                 self.next_boot = Some(*number);

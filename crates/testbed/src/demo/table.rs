@@ -101,7 +101,8 @@ fn row(view: &View, host: Option<&Host>, machine: Option<&Machine>) -> Row {
             or_dash(machine.map(phase)),
             or_dash(node.map(|node| if node.ready { "Ready" } else { "NotReady" })),
         ],
-        note: note.unwrap_or_default(),
+        // A line feed would break the table.
+        note: note.unwrap_or_default().replace(char::is_control, " "),
     }
 }
 

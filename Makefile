@@ -71,7 +71,8 @@ demo: assets release ## Watch real Cluster API machines become nodes on simulate
 
 .PHONY: bench
 bench: assets release ## Measure 1000 and 10000 simulated hosts and write docs/benchmarks.md
-	$(call stage,benchmarks,$(CARGO) bench --quiet --package ferric)
+	$(call stage,programs of the benchmarks,$(CARGO) build --quiet --release --package ferric --package ferric-simulator --bins)
+	$(call stage,benchmarks,$(CARGO) bench --quiet --package ferric --bench fleet)
 
 .PHONY: clean
 clean: ## Remove what was built here (not the programs of the test bed in the cache folder)

@@ -65,7 +65,9 @@ fn manager(options: Options) -> anyhow::Result<()> {
     ferric::telemetry::logs::init(options.log_format, &options.log_level)?;
     // An error means that a provider is installed already, which can only be this one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(ferric::manager::run(options))
+    // Threads for files: an image stream each. A thread costs more than its wait.
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.enable_all().max_blocking_threads(32).build()?.block_on(ferric::manager::run(options))
 }
 
 #[cfg(test)]

@@ -168,6 +168,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
                 caches.clusters.clone(),
                 events.clone(),
                 metrics.clone(),
+                host_context.addresses.clone(),
             );
             let clusters = cluster::ClusterContext::new(
                 client,

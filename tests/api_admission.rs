@@ -73,9 +73,11 @@ async fn bad_manifests(admin: &Door) -> Result<()> {
 }
 
 async fn good_manifests(bed: &Bed) -> Result<()> {
-    let folder = text(&repository("tests/good-manifests/"));
-    let made = bed.kubectl(["create", "--dry-run=server", "--validate=strict", "-f", &folder]).await?;
-    ensure!(made.lines().count() >= 15, "fewer objects than expected: {made}");
+    for (folder, least) in [("tests/good-manifests/", 15), ("examples/", 6)] {
+        let folder = text(&repository(folder));
+        let made = bed.kubectl(["create", "--dry-run=server", "--validate=strict", "-f", &folder]).await?;
+        ensure!(made.lines().count() >= least, "{folder}: fewer objects than expected: {made}");
+    }
     Ok(())
 }
 

@@ -116,11 +116,13 @@ async fn more_machines_than_hosts(stack: &Stack, workload: &Workload) {
     assert_eq!(host(stack, RESERVED).await.spec.consumer_ref, None);
 
     stack.bed.apply(&stack.simulator.manifests_of(&[LATE]).unwrap()).await.unwrap();
-    let (mut free, hosts) = (None, hosts(stack));
-    let taken = wait_until("the host enrolled late to be taken", LIMIT, async || {
+    let (mut free, mut longest_look, hosts) = (None, Duration::ZERO, hosts(stack));
+    let (consumer, took) = wait_until("the host enrolled late to be taken", LIMIT, async || {
+        let begin = Instant::now();
         let seen = hosts.get(LATE).await.map_err(|error| error.to_string())?;
-        if free.is_none() && (state(&seen) == State::Available || seen.spec.consumer_ref.is_some()) {
-            free = Some(Instant::now());
+        longest_look = longest_look.max(begin.elapsed());
+        if state(&seen) == State::Available || seen.spec.consumer_ref.is_some() {
+            free.get_or_insert(begin);
         }
         match &seen.spec.consumer_ref {
             Some(consumer) => Ok((consumer.name.clone(), free.map(|at| at.elapsed()).unwrap_or_default())),
@@ -129,9 +131,10 @@ async fn more_machines_than_hosts(stack: &Stack, workload: &Workload) {
     })
     .await
     .unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(taken.0, Some(waiting.name_any()));
-    // It takes milliseconds; the rest is for a machine that is busy with everything else.
-    assert!(taken.1 < Duration::from_secs(1), "it took {:?} to take the host", taken.1);
+    assert_eq!(consumer, Some(waiting.name_any()));
+    // It takes milliseconds. A machine on which looking takes long cannot tell.
+    let limit = Duration::from_secs(1) + 4 * longest_look;
+    assert!(took < limit, "it took {took:?} to take the host, and a look {longest_look:?} at most");
     wait_for_machines(stack, workload, 5).await;
 }
 

@@ -134,13 +134,7 @@ async fn two_hosts_made_at_once(stack: &Stack, name: &str) {
     let both =
         manifest(stack, name, |_| {}) + &manifest(stack, name, |host| host["metadata"]["name"] = json!(twin));
     stack.bed.apply(&both).await.unwrap();
-    let age = async |name: &str| {
-        let host = host(stack, name).await;
-        (host.creation_timestamp().unwrap(), host.uid().unwrap(), name.to_owned())
-    };
-    let mut ages = [age(name).await, age(&twin).await];
-    ages.sort();
-    let [(_, _, older), (_, _, younger)] = ages;
+    let [older, younger] = by_age(stack, [name, &twin]).await;
     wait_for_state(stack, &older, State::Available).await;
     let waits = wait_for_duplicate(stack, &younger, &older).await;
     assert!(waits.spec.record.is_none(), "{}", show(&waits));
@@ -157,6 +151,18 @@ async fn two_hosts_made_at_once(stack: &Stack, name: &str) {
     wait_for_state(stack, &younger, State::Available).await;
 }
 
+/// The names of two hosts, the older first.
+async fn by_age(stack: &Stack, names: [&str; 2]) -> [String; 2] {
+    let mut ages = Vec::new();
+    for name in names {
+        let host = host(stack, name).await;
+        ages.push((host.creation_timestamp().unwrap(), host.uid().unwrap(), name.to_owned()));
+    }
+    ages.sort();
+    let [(_, _, older), (_, _, younger)] = ages.try_into().unwrap_or_else(|_| unreachable!());
+    [older, younger]
+}
+
 /// Changes of power and boots of a server, in order.
 async fn life(stack: &Stack, server: &str) -> Value {
     let journal = stack.simulator.journal(server, 0).await.unwrap();
@@ -167,9 +173,9 @@ async fn life(stack: &Stack, server: &str) -> Value {
     seen.collect()
 }
 
-async fn an_address_edited_to_that_of_another_host(stack: &Stack, older: &str, younger: &str) {
-    enrol(stack, &[older]).await;
-    enrol(stack, &[younger]).await;
+async fn an_address_edited_to_that_of_another_host(stack: &Stack, one: &str, other: &str) {
+    enrol(stack, &[one, other]).await;
+    let [older, younger] = &by_age(stack, [one, other]).await;
     let untouched = Untouched::from_now(stack, &[older, younger]).await;
     patch_host(stack, younger, json!({"spec": {"bmc": bmc(stack, older)}})).await;
     wait_for_duplicate(stack, younger, older).await;
@@ -189,13 +195,10 @@ async fn an_address_edited_to_that_of_another_host(stack: &Stack, older: &str, y
 }
 
 /// Age alone would let the older host wipe what the younger runs.
-async fn an_old_host_edited_to_a_server_in_use(stack: &Stack, older: &str, used: &str) {
-    enrol(stack, &[older]).await;
-    enrol(stack, &[used]).await;
+async fn an_old_host_edited_to_a_server_in_use(stack: &Stack, one: &str, other: &str) {
+    enrol(stack, &[one, other]).await;
+    let [older, used] = &by_age(stack, [one, other]).await;
     provision_by_hand(stack, &[used]).await;
-    let ages =
-        [host(stack, older).await, host(stack, used).await].map(|host| host.creation_timestamp().unwrap());
-    assert!(ages[0] < ages[1]);
     let untouched = Untouched::from_now(stack, &[older, used]).await;
     patch_host(stack, older, json!({"spec": {"bmc": bmc(stack, used)}})).await;
     wait_for_duplicate(stack, older, used).await;

@@ -4,6 +4,7 @@
 //! record, [`report`] turns a plan into a status, [`index`] finds hosts that name the same server. What must not be
 //! here: a clock, a client, a log line.
 
+pub mod addresses;
 pub mod backoff;
 pub mod consumer;
 pub mod duplicates;

@@ -287,3 +287,47 @@ fn new_state(new: &BareMetalHostStatus) -> Difference {
         _ => Difference::Passing,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(state: State, waits_for: Option<&str>) -> BareMetalHostStatus {
+        let mut status = BareMetalHostStatus::default();
+        status.provisioning.state = state;
+        status.waiting_for = waits_for.map(|reason| WaitingFor {
+            reason: reason.to_owned(),
+            message: reason.to_owned(),
+            since: Time(jiff::Timestamp::UNIX_EPOCH),
+            deadline: None,
+        });
+        status
+    }
+
+    #[test]
+    fn milestones_are_told_at_once_and_progress_seldom() {
+        let preparing = status(State::Preparing, Some("AgentBoot"));
+        let cases = [
+            (status(State::Preparing, Some("AgentBoot")), Difference::None),
+            (status(State::Preparing, Some("AgentTask")), Difference::Detail),
+            (status(State::Provisioning, Some("ImageFetch")), Difference::Passing),
+            (status(State::Available, Some("BMC")), Difference::Passing),
+            (status(State::Available, None), Difference::Lasting),
+        ];
+        for (new, expected) in cases {
+            assert_eq!(difference(Some(&preparing), &new), expected, "{new:?}");
+        }
+        assert_eq!(difference(None, &preparing), Difference::Passing);
+        assert_eq!(difference(None, &status(State::Available, None)), Difference::Lasting);
+    }
+
+    #[test]
+    fn errors_and_power_are_told_before_progress() {
+        let old = status(State::Provisioned, None);
+        let mut broken = old.clone();
+        broken.error_type = Some(ferric_api::host::ErrorType::PowerManagement);
+        assert_eq!(difference(Some(&old), &broken), Difference::Lasting);
+        let off = BareMetalHostStatus { powered_on: Some(false), ..old.clone() };
+        assert_eq!(difference(Some(&old), &off), Difference::Passing);
+    }
+}

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ferric::capi::{Cluster, Machine};
 use ferric::controllers::machine::{self, MachineContext};
+use ferric::host::addresses::Addresses;
 use ferric::telemetry::{Events, Metrics};
 use ferric::watch::Watched;
 use ferric_api::{BareMetalHost, BareMetalMachine};
@@ -400,7 +401,7 @@ impl Manager {
         let machines = Watched::start(client.clone(), Some(NAMESPACE), None, &metrics, &mut tasks);
         let owners = Watched::start(client.clone(), Some(NAMESPACE), None, &metrics, &mut tasks);
         let clusters = Watched::start(client.clone(), Some(NAMESPACE), None, &metrics, &mut tasks);
-        let context = MachineContext::new(client, machines, hosts, owners, clusters, events, metrics);
+        let context = MachineContext::new(client, machines, hosts, owners, clusters, events, metrics, Addresses::default());
         tasks.spawn(machine::run(context, CONCURRENCY, CancellationToken::new()));
         Self { _tasks: tasks }
     }

@@ -99,28 +99,3 @@ fn flatten(value: &Value, path: String, into: &mut BTreeMap<String, Value>) {
         }
     }
 }
-
-#[test]
-fn rows_cover_the_fields_that_they_name() {
-    let status = serde_json::json!({
-        "poweredOn": true, "bmc": {"driver": "redfish", "bootMethods": ["Network"]}, "errorCount": 1,
-        "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "t"}],
-    });
-    let derived: Vec<String> = Table::of("BareMetalHost").derived(&status).into_keys().collect();
-    assert_eq!(
-        derived,
-        [
-            "bmc.bootMethods[0]",
-            "bmc.driver",
-            "conditions[Ready].status",
-            "conditions[Ready].type",
-            "poweredOn"
-        ]
-    );
-}
-
-#[test]
-#[should_panic(expected = "newField")]
-fn a_field_that_is_in_no_row_is_an_error() {
-    Table::of("BareMetalCluster").derived(&serde_json::json!({"newField": 1}));
-}

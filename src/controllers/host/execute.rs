@@ -65,6 +65,7 @@ pub(super) async fn execute(
             let details = context.with(key, |r| r.bmc.hardware.clone());
             if let Some(details) = details {
                 hardware::save(host, key, context, &details).await?;
+                context.addresses.put(key, &details);
             }
             let outcome = self::write(host, key, context, &RecordWrite::Inspected).await?;
             context.with(key, |r| r.bmc.hardware = None);

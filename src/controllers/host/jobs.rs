@@ -201,6 +201,8 @@ async fn connect(
                 return Ok(Err(("CredentialsMissing", message)));
             }
         };
+        // Before it is read: the label gives it another version, and the version says which credentials were used.
+        let secret = label_for_move(&secrets, secret).await?;
         let text = |name: &str| {
             let data = secret.data.as_ref()?.get(name)?;
             String::from_utf8(data.0.clone()).ok().map(|s| s.trim_end_matches(['\r', '\n']).to_owned())
@@ -213,21 +215,20 @@ async fn connect(
             return Ok(Err(("CredentialsIncomplete", message)));
         };
         credentials = Some(Credentials { username, password });
-        label_for_move(&secrets, &secret).await?;
         let version = secret.resource_version().unwrap_or_default();
         context.with(key, |r| r.bmc.credentials = Some((bmc.credentials_name.clone(), version)));
     }
     let mut ca_pem = None;
     if let Some(name) = bmc.ca_name.as_ref().filter(|name| !name.is_empty()) {
-        let secret = patch::get_opt(&secrets, name).await?;
+        let secret = match patch::get_opt(&secrets, name).await? {
+            Some(secret) => Some(label_for_move(&secrets, secret).await?),
+            None => None,
+        };
         let data = secret.as_ref().and_then(|s| s.data.as_ref()?.get("ca.crt").map(|d| d.0.clone()));
         let Some(pem) = data else {
             let message = format!("Secret {}/{name} (spec.bmc.caName) needs the key ca.crt", key.namespace);
             return Ok(Err(("CAMissing", message)));
         };
-        if let Some(secret) = &secret {
-            label_for_move(&secrets, secret).await?;
-        }
         ca_pem = Some(pem);
     }
     let options =
@@ -235,15 +236,15 @@ async fn connect(
     Ok(context.pool.get(&key.to_string(), &options).map_err(|error| (error.reason(), error.to_string())))
 }
 
-/// `clusterctl move` takes a Secret along only if it is labelled.
-pub(super) async fn label_for_move(secrets: &Api<Secret>, secret: &Secret) -> Result<(), ReconcileError> {
+/// `clusterctl move` takes a Secret along only if it is labelled. Returns the Secret with the label.
+pub(super) async fn label_for_move(secrets: &Api<Secret>, secret: Secret) -> Result<Secret, ReconcileError> {
     if secret.labels().contains_key(ferric_api::names::MOVE_LABEL) {
-        return Ok(());
+        return Ok(secret);
     }
     let label = serde_json::json!({ "metadata": { "labels": { ferric_api::names::MOVE_LABEL: "" } } });
     match patch::merge_patch(secrets, &secret.name_any(), None, label).await {
-        Ok(_) => Ok(()),
-        Err(error) if error.is_not_found() => Ok(()),
+        Ok(labelled) => Ok(labelled),
+        Err(error) if error.is_not_found() => Ok(secret),
         Err(error) => Err(error.into()),
     }
 }

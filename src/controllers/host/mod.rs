@@ -34,6 +34,7 @@ pub use slots::BootSlots;
 use super::overlay::Overlay;
 use crate::capi::{Cluster, Machine};
 use crate::deploy::{Hub, ImageCache};
+use crate::host::addresses::Addresses;
 use crate::host::consumer;
 use crate::host::duplicates::Duplicates;
 use crate::host::memory::BmcMemory;
@@ -91,6 +92,8 @@ pub struct HostContext {
     pub wake: mpsc::UnboundedSender<Key>,
     /// Whether this process still holds the lease.
     pub leader: watch::Receiver<LeaderState>,
+    /// IP addresses of inspected hosts.
+    pub addresses: Addresses,
     /// What is remembered of each host.
     table: Mutex<Table>,
     /// Hosts as this process wrote them last: an older version from the cache is not acted on.
@@ -187,6 +190,7 @@ impl HostContext {
             metrics,
             wake,
             leader,
+            addresses: Addresses::default(),
             table: Mutex::default(),
             written: Overlay::default(),
         })
@@ -237,6 +241,7 @@ impl HostContext {
         self.wake_all(twins);
         self.written.remove(key);
         self.boot.slots.leave(key);
+        self.addresses.forget(key);
         self.metrics.host_state(state, None);
         self.hub.forget(key);
         self.pool.forget(&key.to_string());

@@ -155,11 +155,11 @@ async fn read(
 ) -> Result<Result<Vec<u8>, String>, ReconcileError> {
     let SecretSource { secret: key, keys } = source;
     let api: Api<Secret> = Api::namespaced(context.client.clone(), &key.namespace);
-    let Some(secret) = patch::get_opt(&api, &key.name).await? else {
+    let Some(mut secret) = patch::get_opt(&api, &key.name).await? else {
         return Ok(Err(format!("Secret {key} does not exist")));
     };
     if label {
-        label_for_move(&api, &secret).await?;
+        secret = label_for_move(&api, secret).await?;
     }
     let data = secret.data.unwrap_or_default();
     let value = keys.iter().find_map(|name| data.get(*name)).map(|value| value.0.clone());

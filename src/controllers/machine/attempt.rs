@@ -15,7 +15,7 @@ use crate::claim::bound;
 use crate::claim::cluster::Owner;
 use crate::claim::plan::{self, HostView, MachineObservation, MachinePlan, MachineStep};
 use crate::claim::score::Ask;
-use crate::host::backoff;
+use crate::host::{addresses, backoff};
 use crate::host::record::merge_diff;
 use crate::key::Key;
 use crate::patch::{self, ApiError};
@@ -289,9 +289,15 @@ impl<'a> Attempt<'a> {
     /// IP addresses that inspection found on the host. Not knowing them is no reason to hold anything up.
     async fn read_addresses(&self) -> Vec<String> {
         let Some(host) = self.host_key() else { return Vec::new() };
+        if let Some(known) = self.context.addresses.get(&host) {
+            return known;
+        }
         let api: Api<HardwareData> = Api::namespaced(self.context.client.clone(), &host.namespace);
         match patch::get_opt(&api, &host.name).await {
-            Ok(data) => data.and_then(|d| d.spec.hardware).map(|h| usable_addresses(&h)).unwrap_or_default(),
+            Ok(data) => {
+                let found = data.and_then(|d| d.spec.hardware).map(|h| addresses::usable(&h)).unwrap_or_default();
+                found.iter().map(ToString::to_string).collect()
+            }
             Err(error) => {
                 tracing::debug!(machine = %self.key, %error, "addresses not read");
                 Vec::new()
@@ -380,41 +386,5 @@ fn seen<'a, K>(key: Option<&'a Key>, object: Option<&'a K>) -> Owner<'a, K> {
         (None, _) => Owner::None,
         (Some(key), None) => Owner::Missing(&key.name),
         (Some(_), Some(object)) => Owner::Found(object),
-    }
-}
-
-/// Addresses that other machines can use: neither loopback nor link-local nor unspecified.
-fn usable_addresses(hardware: &ferric_api::HardwareDetails) -> Vec<String> {
-    let usable = |text: &str| match text.parse() {
-        Ok(std::net::IpAddr::V4(ip)) => !ip.is_loopback() && !ip.is_link_local() && !ip.is_unspecified(),
-        Ok(std::net::IpAddr::V6(ip)) => {
-            !ip.is_loopback() && !ip.is_unicast_link_local() && !ip.is_unspecified()
-        }
-        Err(_) => false,
-    };
-    let mut addresses: Vec<String> = Vec::new();
-    for nic in &hardware.nics {
-        if usable(&nic.ip) && !addresses.contains(&nic.ip) {
-            addresses.push(nic.ip.clone());
-        }
-    }
-    addresses
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use ferric_api::hardware::Nic;
-
-    #[test]
-    fn only_addresses_that_others_can_use_are_published() {
-        let nic = |ip: &str| Nic { ip: ip.into(), ..Nic::default() };
-        let hardware = ferric_api::HardwareDetails {
-            nics: ["10.0.0.7", "", "169.254.1.1", "fe80::1", "fd00::7", "10.0.0.7", "127.0.0.1", "x"]
-                .map(nic)
-                .into(),
-            ..Default::default()
-        };
-        assert_eq!(usable_addresses(&hardware), ["10.0.0.7", "fd00::7"]);
     }
 }

@@ -25,6 +25,7 @@ use super::retries::Retries;
 use crate::capi::{Cluster, Machine};
 use crate::claim::board::Board;
 use crate::claim::index::OwnerIndex;
+use crate::host::addresses::Addresses;
 use crate::key::Key;
 use crate::patch::ApiError;
 use crate::telemetry::{Events, Metrics};
@@ -41,6 +42,7 @@ pub struct MachineContext {
     clusters: Watched<Cluster>,
     events: Events,
     metrics: Arc<Metrics>,
+    addresses: Addresses,
     board: Mutex<Board>,
     index: Mutex<OwnerIndex>,
     written_machines: Overlay<BareMetalMachine>,
@@ -53,7 +55,8 @@ pub struct MachineContext {
 }
 
 impl MachineContext {
-    /// A context that remembers nothing yet.
+    /// A context that remembers nothing yet. `addresses` is what the host controller found.
+    #[expect(clippy::too_many_arguments, reason = "each is another thing, and they are given once")]
     pub fn new(
         client: Client,
         machines: Watched<BareMetalMachine>,
@@ -62,6 +65,7 @@ impl MachineContext {
         clusters: Watched<Cluster>,
         events: Events,
         metrics: Arc<Metrics>,
+        addresses: Addresses,
     ) -> Arc<Self> {
         let (wake, woken) = mpsc::unbounded_channel();
         Arc::new(Self {
@@ -72,6 +76,7 @@ impl MachineContext {
             clusters,
             events,
             metrics,
+            addresses,
             board: Mutex::default(),
             index: Mutex::default(),
             written_machines: Overlay::default(),

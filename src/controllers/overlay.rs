@@ -53,7 +53,7 @@ impl<K: ResourceExt> Overlay<K> {
 }
 
 /// Whether `a` is a later version of the same object than `b`. The API server's versions are decimal numbers that grow.
-fn is_newer<K: ResourceExt>(a: &K, b: &K) -> bool {
+pub(crate) fn is_newer<K: ResourceExt>(a: &K, b: &K) -> bool {
     let version = |object: &K| object.resource_version().and_then(|v| v.parse::<u64>().ok());
     let same = a.uid() == b.uid();
     matches!((version(a), version(b)), (Some(a), Some(b)) if same && a > b)

@@ -60,7 +60,9 @@ mod tests {
     fn only_addresses_that_others_can_use_are_published() {
         let nic = |ip: &str| Nic { ip: ip.into(), ..Nic::default() };
         let hardware = HardwareDetails {
-            nics: ["10.0.0.7", "", "169.254.1.1", "fe80::1", "fd00::7", "10.0.0.7", "127.0.0.1", "x"].map(nic).into(),
+            nics: ["10.0.0.7", "", "169.254.1.1", "fe80::1", "fd00::7", "10.0.0.7", "127.0.0.1", "x"]
+                .map(nic)
+                .into(),
             ..Default::default()
         };
         let addresses = Addresses::default();

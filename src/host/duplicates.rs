@@ -13,8 +13,16 @@ use jiff::Timestamp;
 
 use crate::key::Key;
 
-/// Order of host objects that mean one server: standing, creation, UID.
-type Rank = (Standing, Option<Timestamp>, String, Key);
+/// Order of host objects that mean one server. Creation is known to the second; of those made in the same one, the
+/// enrolled comes first, so that nobody takes over from a host that is at work already.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    standing: Standing,
+    created: Option<Timestamp>,
+    new: bool,
+    uid: String,
+    key: Key,
+}
 
 /// How good a host's right to its server is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,12 +107,13 @@ impl Duplicates {
     pub fn observe(&mut self, host: &BareMetalHost, stranger: bool) -> Vec<Key> {
         let key = Key::of(host);
         let marks = marks(host);
-        let rank = (
-            Standing::of(host, stranger),
-            host.metadata.creation_timestamp.as_ref().map(|t| t.0),
-            host.metadata.uid.clone().unwrap_or_default(),
-            key.clone(),
-        );
+        let rank = Rank {
+            standing: Standing::of(host, stranger),
+            created: host.metadata.creation_timestamp.as_ref().map(|t| t.0),
+            new: host.spec.record.as_ref().is_none_or(|record| record.identity.is_none()),
+            uid: host.metadata.uid.clone().unwrap_or_default(),
+            key: key.clone(),
+        };
         if self.marks_of.get(&key).is_some_and(|known| known.0 == rank && known.1 == marks) {
             return Vec::new();
         }
@@ -113,7 +122,7 @@ impl Duplicates {
             self.by_mark.entry(mark.clone()).or_default().insert(rank.clone());
         }
         let sharing = marks.iter().filter_map(|mark| self.by_mark.get(mark)).flatten();
-        others.extend(sharing.map(|(_, _, _, other)| other).filter(|other| **other != key).cloned());
+        others.extend(sharing.map(|rank| &rank.key).filter(|other| **other != key).cloned());
         self.marks_of.insert(key, (rank, marks));
         others.sort_unstable();
         others.dedup();
@@ -127,7 +136,7 @@ impl Duplicates {
         for mark in marks {
             if let Some(set) = self.by_mark.get_mut(&mark) {
                 set.remove(&rank);
-                others.extend(set.iter().map(|(_, _, _, other)| other.clone()));
+                others.extend(set.iter().map(|rank| rank.key.clone()));
                 if set.is_empty() {
                     self.by_mark.remove(&mark);
                 }
@@ -144,7 +153,7 @@ impl Duplicates {
             .filter_map(|mark| self.by_mark.get(mark)?.first())
             .filter(|first| *first < rank)
             .min()
-            .map(|(_, _, _, key)| key.clone())
+            .map(|rank| rank.key.clone())
     }
 }
 
@@ -187,6 +196,19 @@ mod tests {
         index.observe(&host("b", 1, "redfish://b", "52:54:00:00:00:01"), false);
         index.observe(&host("a", 1, "redfish://a", "52:54:00:00:00:01"), false);
         assert_eq!(index.senior(&Key::new("default", "b")), Some(Key::new("default", "a")));
+    }
+
+    #[test]
+    fn of_two_made_in_the_same_second_the_one_at_work_stays_so() {
+        let mut index = Duplicates::default();
+        let mut enrolled = host("b", 1, "redfish://b", "52:54:00:00:00:01");
+        let identity =
+            ferric_api::host::HostIdentity { serial_number: Some("s".into()), ..Default::default() };
+        enrolled.spec.record.get_or_insert_default().identity = Some(identity);
+        index.observe(&enrolled, false);
+        index.observe(&host("a", 1, "redfish://a", "52:54:00:00:00:01"), false);
+        assert_eq!(index.senior(&Key::new("default", "b")), None);
+        assert_eq!(index.senior(&Key::new("default", "a")), Some(Key::new("default", "b")));
     }
 
     #[test]

@@ -401,7 +401,16 @@ impl Manager {
         let machines = Watched::start(client.clone(), Some(NAMESPACE), None, &metrics, &mut tasks);
         let owners = Watched::start(client.clone(), Some(NAMESPACE), None, &metrics, &mut tasks);
         let clusters = Watched::start(client.clone(), Some(NAMESPACE), None, &metrics, &mut tasks);
-        let context = MachineContext::new(client, machines, hosts, owners, clusters, events, metrics, Addresses::default());
+        let context = MachineContext::new(
+            client,
+            machines,
+            hosts,
+            owners,
+            clusters,
+            events,
+            metrics,
+            Addresses::default(),
+        );
         tasks.spawn(machine::run(context, CONCURRENCY, CancellationToken::new()));
         Self { _tasks: tasks }
     }

@@ -139,6 +139,11 @@ pub(super) async fn write(
     let Some(change) = write.patch(host, Timestamp::now()) else {
         return Ok(Outcome::Again);
     };
+    let _turn = context.turn(key).await;
+    if context.newer(key, host).is_some() {
+        // It would be refused: the registration of an agent, or a report, came in between.
+        return Ok(Outcome::Stale);
+    }
     info!(host = %key, ?write, "record");
     let version_read = host.resource_version();
     let result = patch::merge_patch(&context.api(key), &key.name, version_read.as_deref(), change).await;

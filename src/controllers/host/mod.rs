@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use kube::runtime::controller::{Action as Requeue, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, ResourceExt};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -31,7 +31,7 @@ use url::Url;
 pub use registrar::HostRegistrar;
 pub use slots::BootSlots;
 
-use super::overlay::Overlay;
+use super::overlay::{Overlay, is_newer};
 use crate::capi::{Cluster, Machine};
 use crate::deploy::{Hub, ImageCache};
 use crate::host::addresses::Addresses;
@@ -110,6 +110,8 @@ struct Table {
 struct Remembered {
     bmc: BmcMemory,
     connection: Option<Arc<dyn Bmc>>,
+    /// Held during a write, so that two tasks of this process do not make each other's fail.
+    writing: Arc<tokio::sync::Mutex<()>>,
     /// Since when a passing difference of the status waits to be written.
     unsettled: Option<Timestamp>,
     /// Held from the beginning of an agent boot until the agent has registered.
@@ -120,7 +122,14 @@ struct Remembered {
 
 impl Remembered {
     fn new(now: Timestamp) -> Self {
-        Self { bmc: BmcMemory::new(now), connection: None, unsettled: None, slot: None, state: None }
+        Self {
+            bmc: BmcMemory::new(now),
+            connection: None,
+            writing: Arc::default(),
+            unsettled: None,
+            slot: None,
+            state: None,
+        }
     }
 }
 
@@ -210,6 +219,17 @@ impl HostContext {
     /// The host from the cache, or as this process wrote it where the cache is behind.
     fn latest(&self, key: &Key) -> Option<Arc<BareMetalHost>> {
         self.hosts.get(key).map(|host| self.written.latest(host))
+    }
+
+    /// A later version of the host than this one, if this process knows of one.
+    fn newer(&self, key: &Key, host: &BareMetalHost) -> Option<Arc<BareMetalHost>> {
+        self.latest(key).filter(|latest| is_newer(&**latest, host))
+    }
+
+    /// Waits until nobody else in this process writes the host.
+    async fn turn(&self, key: &Key) -> OwnedMutexGuard<()> {
+        let writing = self.with(key, |r| r.writing.clone());
+        writing.lock_owned().await
     }
 
     fn api(&self, key: &Key) -> Api<BareMetalHost> {
@@ -396,7 +416,10 @@ async fn drive(host: Arc<BareMetalHost>, context: &Arc<HostContext>) -> Result<R
             execute::Outcome::Changed(changed) => host = changed,
             execute::Outcome::Again => {}
             execute::Outcome::Gone => return Ok(Requeue::await_change()),
-            execute::Outcome::Stale => return Ok(Requeue::requeue(Duration::from_secs(2))),
+            execute::Outcome::Stale => match context.newer(&key, &host) {
+                Some(newer) => host = newer,
+                None => return Ok(Requeue::requeue(Duration::from_secs(2))),
+            },
             execute::Outcome::Wait(wait) => {
                 let plan = Plan { step: Step::Wait(wait), ..plan };
                 let memory = context.with(&key, |r| r.bmc.clone());
@@ -513,6 +536,7 @@ async fn write_status(
     let old = serde_json::to_value(&host.status).unwrap_or_default();
     let new = serde_json::to_value(status).unwrap_or_default();
     let Some(change) = crate::host::record::merge_diff(&old, &new) else { return Ok(()) };
+    let _turn = context.turn(key).await;
     let written = patch::merge_patch_status(
         &context.api(key),
         &key.name,

@@ -51,10 +51,13 @@ impl Registrar for HostRegistrar {
             host = match outcome {
                 Ok(Outcome::Changed(changed)) => changed,
                 Ok(Outcome::Gone) => return Err(RegisterError::UnknownHost),
-                Ok(_) => match patch::get_opt(&context.api(key), &key.name).await {
-                    Ok(Some(live)) => Arc::new(live),
-                    Ok(None) => return Err(RegisterError::UnknownHost),
-                    Err(error) => return Err(RegisterError::Conflict { message: error.to_string() }),
+                Ok(_) => match context.newer(key, &host) {
+                    Some(newer) => newer,
+                    None => match patch::get_opt(&context.api(key), &key.name).await {
+                        Ok(Some(live)) => Arc::new(live),
+                        Ok(None) => return Err(RegisterError::UnknownHost),
+                        Err(error) => return Err(RegisterError::Conflict { message: error.to_string() }),
+                    },
                 },
                 Err(error) => return Err(RegisterError::Conflict { message: error.to_string() }),
             };

@@ -15,8 +15,8 @@ use crate::claim::bound;
 use crate::claim::cluster::Owner;
 use crate::claim::plan::{self, HostView, MachineObservation, MachinePlan, MachineStep};
 use crate::claim::score::Ask;
-use crate::host::{addresses, backoff};
 use crate::host::record::merge_diff;
+use crate::host::{addresses, backoff};
 use crate::key::Key;
 use crate::patch::{self, ApiError};
 use crate::telemetry::EventKind;
@@ -295,7 +295,8 @@ impl<'a> Attempt<'a> {
         let api: Api<HardwareData> = Api::namespaced(self.context.client.clone(), &host.namespace);
         match patch::get_opt(&api, &host.name).await {
             Ok(data) => {
-                let found = data.and_then(|d| d.spec.hardware).map(|h| addresses::usable(&h)).unwrap_or_default();
+                let found =
+                    data.and_then(|d| d.spec.hardware).map(|h| addresses::usable(&h)).unwrap_or_default();
                 found.iter().map(ToString::to_string).collect()
             }
             Err(error) => {

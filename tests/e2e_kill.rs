@@ -4,6 +4,8 @@
 //! changes of power, the same bytes written, and a provisioned server never loses its power.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "e2e/claims.rs"]
+mod claims;
 #[path = "e2e/mod.rs"]
 mod e2e;
 #[path = "e2e/steps.rs"]
@@ -33,10 +35,22 @@ enum Part {
     Provision,
     /// From the image's removal to `available`.
     Release,
+    /// From a machine that wants it to `provisioned`.
+    Claim,
+    /// From the end of the machine to `available`.
+    LetGo,
 }
 
 impl Part {
-    const ALL: [Self; 3] = [Self::Enrol, Self::Provision, Self::Release];
+    /// The parts that a life consists of: one by hand, one for a machine.
+    const LIVES: [&[Self]; 2] =
+        [&[Self::Enrol, Self::Provision, Self::Release], &[Self::Enrol, Self::Claim, Self::LetGo]];
+
+    /// What a host has behind it when this part begins.
+    fn past(self) -> &'static [Self] {
+        let life = Self::LIVES.into_iter().find(|life| life.contains(&self)).unwrap();
+        life.split(|part| *part == self).next().unwrap()
+    }
 
     async fn begin(self, stack: &Stack, name: &str) {
         match self {
@@ -50,6 +64,8 @@ impl Part {
             Self::Release => {
                 patch_host(stack, name, json!({"spec": {"image": null, "userData": null}})).await;
             }
+            Self::Claim => claims::create_machine(stack, name, name).await,
+            Self::LetGo => claims::delete_machine(stack, name).await,
         }
     }
 
@@ -57,8 +73,8 @@ impl Part {
     fn is_over(self, host: &BareMetalHost) -> bool {
         let Some(status) = &host.status else { return false };
         let wanted = match self {
-            Self::Enrol | Self::Release => (State::Available, Some(false)),
-            Self::Provision => (State::Provisioned, Some(true)),
+            Self::Enrol | Self::Release | Self::LetGo => (State::Available, Some(false)),
+            Self::Provision | Self::Claim => (State::Provisioned, Some(true)),
         };
         (state(host), status.powered_on) == wanted && status.waiting_for.is_none() && in_order(host)
     }
@@ -66,13 +82,28 @@ impl Part {
     async fn wait(self, stack: &Stack, name: &str) -> BareMetalHost {
         let host =
             wait_for_host(stack, name, &format!("the end of {self:?}"), |host| self.is_over(host)).await;
-        let system = if self == Self::Provision { "OSRunning" } else { "Off" };
+        let system = match self {
+            Self::Enrol | Self::Release | Self::LetGo => "Off",
+            Self::Provision | Self::Claim => "OSRunning",
+        };
         wait_until(&format!("{name} to be {system}"), LIMIT, async || {
             let status = stack.simulator.status(name).await.map_err(|error| error.to_string())?;
             if status["state"] == system { Ok(()) } else { Err(status.to_string()) }
         })
         .await
         .unwrap();
+        match self {
+            Self::Claim => {
+                let machine = claims::wait_for_machine(stack, name).await;
+                let claim = host.spec.record.as_ref().unwrap().claim.as_ref().unwrap();
+                assert_eq!(
+                    (&machine.spec.provider_id, machine.spec.claim_id.as_ref()),
+                    (&claim.provider_id, Some(&claim.id))
+                );
+            }
+            Self::LetGo => claims::wait_until_gone(stack, name).await,
+            Self::Enrol | Self::Provision | Self::Release => {}
+        }
         host
     }
 }
@@ -134,7 +165,7 @@ fn plain(mut record: Value) -> Value {
     fn blank(value: &mut Value) {
         let Value::Object(map) = value else { return };
         for (name, value) in map.iter_mut() {
-            if name.ends_with("At") || name == "at" || name == "keyFingerprint" {
+            if name.ends_with("At") || ["at", "keyFingerprint", "id", "providerID"].contains(&name.as_str()) {
                 *value = json!("set");
             }
             blank(value);
@@ -148,11 +179,13 @@ fn plain(mut record: Value) -> Value {
 /// What the disk holds after a part of the life.
 fn check_disk(stack: &Stack, part: Part, name: &str) {
     match part {
-        Part::Enrol | Part::Release => {
+        Part::Enrol | Part::Release | Part::LetGo => {
             disk::is_wiped(stack.simulator.disk(name).unwrap())
                 .unwrap_or_else(|error| panic!("{name}: {error}"));
         }
-        Part::Provision => assert_eq!(holds_image(stack, name).sha256, stack.image.sha256, "{name}"),
+        Part::Provision | Part::Claim => {
+            assert_eq!(holds_image(stack, name).sha256, stack.image.sha256, "{name}")
+        }
     }
 }
 
@@ -183,7 +216,16 @@ async fn a_manager_killed_at_any_step_leaves_no_trace() {
         stack.simulator.servers().iter().map(|server| server.name.clone()).collect::<Vec<_>>().into_iter();
     let mut steps = Steps::follow(stack.manager.log());
 
-    let references = references(&stack, &mut steps, &names.next().unwrap()).await;
+    claims::create_cluster(&stack).await;
+    let mut references: Vec<Reference> = Vec::new();
+    for life in Part::LIVES {
+        references.extend(live(&stack, &mut steps, life, &names.next().unwrap()).await);
+    }
+    // Both lives begin alike.
+    let second = references.iter().rposition(|r| r.part == Part::Enrol).unwrap();
+    let again = references.remove(second);
+    assert_eq!(again.outcome, references[0].outcome);
+    check(&stack, &references);
     let wanted: Vec<(Part, usize, String)> = references
         .iter()
         .flat_map(|r| r.steps.iter().enumerate().map(|(number, step)| (r.part, number, step.clone())))
@@ -221,53 +263,54 @@ async fn a_manager_killed_at_any_step_leaves_no_trace() {
     stack.stop().await;
 }
 
-/// Walks a host through its whole life.
-async fn references(stack: &Stack, steps: &mut Steps, name: &str) -> Vec<Reference> {
+/// Walks a host through a whole life, undisturbed.
+async fn live(stack: &Stack, steps: &mut Steps, life: &[Part], name: &str) -> Vec<Reference> {
     let mut references = Vec::new();
-    for part in Part::ALL {
+    for part in life {
         let before = mark(stack, name).await;
         steps.skip();
         part.begin(stack, name).await;
         part.wait(stack, name).await;
-        check_disk(stack, part, name);
+        check_disk(stack, *part, name);
         let steps = steps.of(name);
         let outcome = outcome(stack, name, before).await;
         eprintln!("{part:?}: {steps:?}\n{:?}, {} bytes", outcome.events, outcome.written);
-        references.push(Reference { part, steps, outcome });
+        references.push(Reference { part: *part, steps, outcome });
     }
-    let events = |n: usize| references[n].outcome.events.join(", ");
-    assert_eq!(events(0).matches("boots from").count(), 1, "{}", events(0));
-    // The agent is booted, it restarts into the disk, and that is all.
-    let end = ["boots from UefiHttp", "on by \"AgentReboot\"", "boots from Disk"].join(", ");
-    assert!(events(1).ends_with(&end), "{}", events(1));
-    // What is written there is the measure of "once" for all others.
-    assert_eq!(
-        references[1].steps.iter().filter(|step| *step == "Task Deploy").count(),
-        1,
-        "{:?}",
-        references[1].steps
-    );
-    assert!(references[1].outcome.written >= stack.image.size);
     references
+}
+
+/// The undisturbed lives are as they should be.
+fn check(stack: &Stack, references: &[Reference]) {
+    for Reference { part, steps, outcome } in references {
+        let events = outcome.events.join(", ");
+        assert_eq!(events.matches("boots from UefiHttp").count(), 1, "{part:?}: {events}");
+        if let Part::Provision | Part::Claim = part {
+            // The agent is booted, it restarts into the disk, and that is all.
+            let end = ["boots from UefiHttp", "on by \"AgentReboot\"", "boots from Disk"].join(", ");
+            assert!(events.ends_with(&end), "{part:?}: {events}");
+            // What is written there is the measure of "once" for all others.
+            assert_eq!(steps.iter().filter(|step| *step == "Task Deploy").count(), 1, "{part:?}: {steps:?}");
+            assert!(outcome.written >= stack.image.size, "{part:?}: {} bytes", outcome.written);
+        }
+    }
 }
 
 /// Brings the hosts of the later parts to where their part begins, all at once and undisturbed.
 async fn prepare(stack: &Stack, hosts: &[(Part, usize, String, String)]) {
-    let later: Vec<(Part, &str)> = hosts
-        .iter()
-        .filter(|h| h.0 != Part::Enrol)
-        .map(|(part, _, _, name)| (*part, name.as_str()))
-        .collect();
-    let names: Vec<&str> = later.iter().map(|(_, name)| *name).collect();
-    stack.bed.apply(&stack.simulator.manifests_of(&names).unwrap()).await.unwrap();
-    for name in &names {
-        Part::Enrol.wait(stack, name).await;
-    }
-    let provisioned = || later.iter().filter(|(part, _)| *part == Part::Release).map(|(_, name)| *name);
-    for name in provisioned() {
-        Part::Provision.begin(stack, name).await;
-    }
-    for name in provisioned() {
-        Part::Provision.wait(stack, name).await;
+    for stage in 0.. {
+        let due: Vec<(Part, &str)> = hosts
+            .iter()
+            .filter_map(|(part, _, _, name)| part.past().get(stage).map(|part| (*part, name.as_str())))
+            .collect();
+        if due.is_empty() {
+            return;
+        }
+        for (part, name) in &due {
+            part.begin(stack, name).await;
+        }
+        for (part, name) in &due {
+            part.wait(stack, name).await;
+        }
     }
 }

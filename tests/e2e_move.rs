@@ -1,6 +1,6 @@
-//! `clusterctl move` of a namespace with a running cluster (KubeadmControlPlane and workers) and hosts of every kind to a second management plane, which
-//! has its own manager with its own keys. The servers notice nothing: no BMC takes a write. There the cluster is
-//! deleted, and its hosts end available. The manager of the first plane runs on all the while.
+//! `clusterctl move` of a namespace with a running cluster, control plane included, and hosts of every kind to a second
+//! management plane, which has its own manager with its own keys. The servers notice nothing: no BMC takes a write.
+//! There the cluster is deleted, and its hosts end available. The manager of the first plane runs on all the while.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 #[path = "e2e/mod.rs"]
@@ -39,7 +39,7 @@ const DATA: &str = "by-hand-data";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_moves_to_another_management_plane_and_its_servers_notice_nothing() {
-    let (stack, target) = tokio::join!(source(), target());
+    let (mut stack, target) = tokio::join!(source(), target());
     let created = create(&stack).await;
     let workload = workload(&stack.bed).await;
     let source = stack.bed.client();
@@ -81,9 +81,12 @@ async fn a_cluster_moves_to_another_management_plane_and_its_servers_notice_noth
     );
     // What a host needs for its next deployment came along.
     get::<Secret>(&client, DATA).await;
+    let wait = ["wait", "-n", NAMESPACE, "cluster", CLUSTER, "--for=condition=Available", "--timeout=110s"];
+    target.kubectl(wait).await.unwrap_or_else(|error| panic!("{error}"));
     eprintln!("running there after {} s", begun.elapsed().as_secs());
 
     unpause(&client).await;
+    stack.manager.check().unwrap();
     untouched.check(&stack).await;
     delete_the_cluster(&stack, &client, &target, &moved).await;
     eprintln!("deleted there after {} s", begun.elapsed().as_secs());

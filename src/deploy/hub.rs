@@ -190,6 +190,15 @@ impl Hub {
         }
     }
 
+    /// Drops what is remembered of an agent that left and is not needed any more. One that comes back all the same says
+    /// itself what it has done.
+    pub fn forget_absent(&self, host: &Key) {
+        let mut tables = self.tables();
+        if tables.hosts.get(host).is_some_and(|entry| entry.session.is_none()) {
+            tables.remove(host);
+        }
+    }
+
     /// A key was registered for a boot.
     pub(super) fn registered(
         &self,

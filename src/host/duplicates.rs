@@ -6,7 +6,8 @@
 //!
 //! Driven by observed hosts only; an entry whose host no longer says so is dropped when it is looked at.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use ferric_api::{BareMetalHost, BmcAddress};
 use jiff::Timestamp;
@@ -53,8 +54,9 @@ impl Standing {
 /// Which host objects name which server.
 #[derive(Debug, Default)]
 pub struct Duplicates {
-    by_mark: HashMap<String, BTreeSet<Rank>>,
-    marks_of: HashMap<Key, (Rank, Vec<String>)>,
+    /// Almost always one host: a list of links takes a hundredth of the room of a sorted set.
+    by_mark: HashMap<String, Vec<Arc<Rank>>>,
+    marks_of: HashMap<Key, (Arc<Rank>, Vec<String>)>,
 }
 
 /// What a host object says of the server it means: the BMC system (normalised), the boot MAC, and the identity that
@@ -107,19 +109,19 @@ impl Duplicates {
     pub fn observe(&mut self, host: &BareMetalHost, stranger: bool) -> Vec<Key> {
         let key = Key::of(host);
         let marks = marks(host);
-        let rank = Rank {
+        let rank = Arc::new(Rank {
             standing: Standing::of(host, stranger),
             created: host.metadata.creation_timestamp.as_ref().map(|t| t.0),
             new: host.spec.record.as_ref().is_none_or(|record| record.identity.is_none()),
             uid: host.metadata.uid.clone().unwrap_or_default(),
             key: key.clone(),
-        };
+        });
         if self.marks_of.get(&key).is_some_and(|known| known.0 == rank && known.1 == marks) {
             return Vec::new();
         }
         let mut others = self.remove(&key);
         for mark in &marks {
-            self.by_mark.entry(mark.clone()).or_default().insert(rank.clone());
+            self.by_mark.entry(mark.clone()).or_default().push(rank.clone());
         }
         let sharing = marks.iter().filter_map(|mark| self.by_mark.get(mark)).flatten();
         others.extend(sharing.map(|rank| &rank.key).filter(|other| **other != key).cloned());
@@ -135,7 +137,7 @@ impl Duplicates {
         let Some((rank, marks)) = self.marks_of.remove(key) else { return others };
         for mark in marks {
             if let Some(set) = self.by_mark.get_mut(&mark) {
-                set.remove(&rank);
+                set.retain(|other| *other != rank);
                 others.extend(set.iter().map(|rank| rank.key.clone()));
                 if set.is_empty() {
                     self.by_mark.remove(&mark);
@@ -150,7 +152,7 @@ impl Duplicates {
         let (rank, marks) = self.marks_of.get(key)?;
         marks
             .iter()
-            .filter_map(|mark| self.by_mark.get(mark)?.first())
+            .filter_map(|mark| self.by_mark.get(mark)?.iter().min())
             .filter(|first| *first < rank)
             .min()
             .map(|rank| rank.key.clone())

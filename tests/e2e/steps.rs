@@ -33,10 +33,13 @@ impl Steps {
         self.lines.clear();
     }
 
-    /// The steps of a host that were logged since.
+    /// The steps of a host that were logged since. One that is planned again at once, as after a conflict, counts once.
     pub fn of(&mut self, host: &str) -> Vec<String> {
         self.read();
-        self.lines.iter().filter(|step| step.host == host).map(|step| step.name.clone()).collect()
+        let mut steps: Vec<String> =
+            self.lines.iter().filter(|step| step.host == host).map(|step| step.name.clone()).collect();
+        steps.dedup();
+        steps
     }
 
     /// Returns as soon as this step of a host was logged for the `times`-th time: it is about to be taken.

@@ -38,7 +38,6 @@ use crate::host::addresses::Addresses;
 use crate::host::consumer;
 use crate::host::duplicates::Duplicates;
 use crate::host::memory::BmcMemory;
-use crate::host::record::same_machine;
 use crate::host::report;
 use crate::host::{Consumer, Limits, Observation, Plan, Step, plan};
 use crate::key::Key;
@@ -458,7 +457,7 @@ fn observe(host: &BareMetalHost, key: &Key, context: &HostContext) -> (Plan, Bmc
         };
         r.bmc.clone()
     });
-    let twins = context.table().duplicates.observe(host, is_stranger(host, &memory));
+    let twins = context.table().duplicates.observe(host, plan::is_stranger(host, &memory));
     context.wake_all(twins);
     let duplicate_of = context.senior_twin(key);
     let observation = Observation {
@@ -472,13 +471,6 @@ fn observe(host: &BareMetalHost, key: &Key, context: &HostContext) -> (Plan, Bmc
         limits: context.limits,
     };
     (plan(&observation), memory, image)
-}
-
-/// Whether the BMC reports another machine than the record is about.
-fn is_stranger(host: &BareMetalHost, memory: &BmcMemory) -> bool {
-    let known = host.spec.record.as_ref().and_then(|record| record.identity.as_ref());
-    let facts = memory.facts.as_ref().map(|facts| &facts.value);
-    known.zip(facts).is_some_and(|(known, facts)| !same_machine(known, &plan::reported(host, facts)))
 }
 
 /// Reports, and says when to look again.
@@ -507,6 +499,10 @@ async fn finish(
         now,
         limits: context.limits,
     };
+    if agent.is_none() && plan.state == ferric_api::ProvisioningState::Provisioned {
+        // It restarted into the image; its tasks hold the user data.
+        context.hub.forget_absent(key);
+    }
     let status = report::status(&observation, plan);
     let old = host.status.as_ref();
     let settle = report::difference(old, &status).settles_in().map(|pause| {

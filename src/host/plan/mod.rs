@@ -20,7 +20,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::consumer::cleaning_mode;
 use super::record::same_machine;
-use super::{Action, Consumer, Job, Observation, Plan, RecordWrite, Step, Wait};
+use super::{Action, BmcMemory, Consumer, Job, Observation, Plan, RecordWrite, Step, Wait};
 use crate::host::step::PlanError;
 
 /// A wait that only an event or an edit ends is looked at again after this long all the same.
@@ -144,12 +144,19 @@ fn decide(o: &Observation<'_>) -> Plan {
 }
 
 /// The machine behind a host's BMC, as that reports it.
-pub fn reported(host: &BareMetalHost, facts: &SystemFacts) -> HostIdentity {
+fn reported(host: &BareMetalHost, facts: &SystemFacts) -> HostIdentity {
     HostIdentity {
         system_uuid: facts.system_uuid.clone(),
         serial_number: facts.serial_number.clone(),
         boot_mac_address: host.spec.boot_mac_address.as_ref().map(|mac| mac.to_ascii_lowercase()),
     }
+}
+
+/// Whether the BMC reports another machine than the record is about.
+pub fn is_stranger(host: &BareMetalHost, bmc: &BmcMemory) -> bool {
+    let known = host.spec.record.as_ref().and_then(|record| record.identity.as_ref());
+    let facts = bmc.facts.as_ref().map(|facts| &facts.value);
+    known.zip(facts).is_some_and(|(known, facts)| !same_machine(known, &reported(host, facts)))
 }
 
 /// Where in its life a host is, from spec, record and consumer alone: no reading is needed to tell.

@@ -6,7 +6,7 @@ use ferric_api::names;
 use ferric_bmc::{PowerAction, PowerState};
 
 use super::boot::read_power;
-use super::{LONG, act, after, annotation, fresh_power, record, state_of, until, wait};
+use super::{LONG, act, after, annotation, fresh_power, is_stranger, record, state_of, until, wait};
 use crate::host::{Action, Consumer, Job, Observation, Plan, RecordWrite, Wait};
 
 /// The consumer lets the host go. The claim ends when the old workload is certainly dead.
@@ -164,6 +164,10 @@ pub(super) fn deletion(o: &Observation<'_>) -> Option<Plan> {
     }
     if o.bmc.running.is_some() || o.bmc.failure.is_some() || o.bmc.facts.is_none() {
         return None;
+    }
+    if is_stranger(o.host, o.bmc) {
+        // Not the server that our agent ran on.
+        return remove();
     }
     match fresh_power(o) {
         None => Some(read_power(State::PoweringOffBeforeDelete)),

@@ -589,6 +589,29 @@ fn what_an_operator_releases_is_wiped_whatever_the_record_says_of_its_disks() {
     assert_eq!((world.running, world.cleanings), (Running::Nothing, 2));
 }
 
+#[test]
+fn a_deleted_host_leaves_a_server_alone_that_is_not_the_one_of_its_record() {
+    let mut world = World::new();
+    world.settle(|_| false);
+    world.running = Running::Disk;
+    world.host.spec.record.as_mut().unwrap().identity.as_mut().unwrap().serial_number =
+        Some("other".to_owned());
+    world.restart();
+    world.host.metadata.deletion_timestamp = Some(Time(world.now));
+    world.steps.clear();
+    while world
+        .host
+        .metadata
+        .finalizers
+        .as_ref()
+        .is_some_and(|f| f.iter().any(|f| f == names::HOST_FINALIZER))
+    {
+        let Step::Act(action) = world.plan().step else { panic!("{:?}", world.plan()) };
+        world.act(&action);
+    }
+    assert_eq!(world.running, Running::Disk);
+}
+
 /// A new mainboard must not cost what was written by hand.
 #[test]
 fn a_host_written_by_hand_waits_when_its_bmc_reports_another_machine() {

@@ -37,6 +37,8 @@ pub struct Phase {
     pub memory: Memory,
     pub simulator_cpu: f64,
     pub plane_cpu: f64,
+    /// Nothing was asked for in it.
+    pub at_rest: bool,
     pub aims: Aims,
 }
 
@@ -103,9 +105,10 @@ pub fn text(scale: &Scale, phases: &[Phase]) -> String {
     text += "| phase | hosts | wall s | requests a host | manager CPU s | RSS MB, peak | RSS MB, end | simulator CPU s | \
              etcd and apiserver CPU s |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|\n";
     for phase in phases {
-        let cpu = match phase.aims.cpu_share {
-            None => format!("{:.1}", phase.cpu),
-            aim => format!("{:.2}, share of a core {} %", phase.cpu, against(phase.share(), aim)),
+        let share = || against(phase.share(), phase.aims.cpu_share);
+        let cpu = match phase.at_rest {
+            false => format!("{:.1}", phase.cpu),
+            true => format!("{:.2}, in per cent of a core: {}", phase.cpu, share()),
         };
         let _ = writeln!(
             text,
@@ -138,7 +141,7 @@ pub fn text(scale: &Scale, phases: &[Phase]) -> String {
         for (name, count) in &phase.requests {
             let _ = writeln!(text, "| {name} | {:.3} | {count} |", *count as f64 / phase.hosts as f64);
         }
-        if phase.aims.cpu_share.is_some() {
+        if phase.at_rest {
             let writes: u64 = phase
                 .requests
                 .iter()

@@ -160,6 +160,7 @@ impl Bench {
             memory: self.manager.memory()?,
             simulator_cpu: others[0] - started.others[0],
             plane_cpu: others[1] - started.others[1],
+            at_rest: false,
             aims,
         };
         eprintln!("{}", phase.line());
@@ -248,18 +249,13 @@ async fn machine_phases(bench: &mut Bench, scale: &Scale) -> Result<Vec<Phase>> 
     let reach = watch::reach::<BareMetalMachine>(client.clone(), "provisioned", count, limit(count));
     let (_, reached) = tokio::try_join!(create, reach)?;
     let provisioned = bench.end("provision through BareMetalMachine", count, started, reached, aims).await?;
-    let steady = rest(bench, "steady state", count, scale.steady, Some(54.0)).await?;
+    let steady =
+        rest(bench, "steady state", count, scale.steady, Aims { cpu_share: Some(1.0), ..Aims::default() })
+            .await?;
     Ok(vec![enrolled, provisioned, steady])
 }
 
-async fn rest(
-    bench: &mut Bench,
-    name: &str,
-    count: usize,
-    length: Duration,
-    rss: Option<f64>,
-) -> Result<Phase> {
-    let aims = Aims { seconds: None, requests: None, rss, cpu_share: Some(1.0) };
+async fn rest(bench: &mut Bench, name: &str, count: usize, length: Duration, aims: Aims) -> Result<Phase> {
     let started = bench.begin()?;
     tokio::time::sleep(length).await;
     let reached = Instant::now();
@@ -275,6 +271,7 @@ async fn rest(
         memory: bench.manager.memory()?,
         simulator_cpu: others[0] - started.others[0],
         plane_cpu: others[1] - started.others[1],
+        at_rest: true,
         aims,
     };
     eprintln!("{}", phase.line());
@@ -291,6 +288,6 @@ pub async fn many(scale: &Scale) -> Result<Vec<Phase>> {
 async fn many_phases(bench: &mut Bench, scale: &Scale) -> Result<Vec<Phase>> {
     let aims = Aims { rss: Some(300.0), ..Aims::default() };
     let (enrolled, _) = bench.enrol("enrol, no cleaning", "disabled", scale.many, aims).await?;
-    let held = rest(bench, "hold", scale.many, scale.steady / 2, Some(300.0)).await?;
+    let held = rest(bench, "hold", scale.many, scale.steady / 2, aims).await?;
     Ok(vec![enrolled, held])
 }

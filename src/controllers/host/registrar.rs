@@ -28,6 +28,15 @@ impl HostRegistrar {
     pub fn new(context: Arc<HostContext>) -> Self {
         Self { context }
     }
+
+    /// The host as the API server has it now.
+    async fn live(&self, key: &Key) -> Result<Arc<BareMetalHost>, RegisterError> {
+        match patch::get_opt(&self.context.api(key), &key.name).await {
+            Ok(Some(live)) => Ok(Arc::new(live)),
+            Ok(None) => Err(RegisterError::UnknownHost),
+            Err(error) => Err(RegisterError::Conflict { message: error.to_string() }),
+        }
+    }
 }
 
 #[async_trait]
@@ -40,11 +49,25 @@ impl Registrar for HostRegistrar {
         inventory: &Inventory,
     ) -> Result<(), RegisterError> {
         let context = &self.context;
-        let mut host = context.latest(key).ok_or(RegisterError::UnknownHost)?;
+        let mut cached = context.latest(key);
+        let mut host = match cached.clone() {
+            Some(host) => host,
+            None => self.live(key).await?,
+        };
         for _ in 0..TRIES {
-            if already_registered(&host, boot_number, fingerprint, inventory)? {
-                context.table().fingerprints.insert(fingerprint.to_owned(), key.clone());
-                return Ok(());
+            match already_registered(&host, boot_number, fingerprint, inventory) {
+                Ok(true) => {
+                    context.table().fingerprints.insert(fingerprint.to_owned(), key.clone());
+                    return Ok(());
+                }
+                Ok(false) => {}
+                // An agent that is refused does not come again, and the server stands there until the boot is given
+                // up: a cache that has yet to be filled, or is behind another manager's write, may not refuse it.
+                Err(_) if cached.take().is_some() => {
+                    host = self.live(key).await?;
+                    continue;
+                }
+                Err(refused) => return Err(refused),
             }
             let write = RecordWrite::AgentRegistered { fingerprint: fingerprint.to_owned() };
             let outcome = execute::write(&host, key, context, &write).await;
@@ -53,11 +76,7 @@ impl Registrar for HostRegistrar {
                 Ok(Outcome::Gone) => return Err(RegisterError::UnknownHost),
                 Ok(_) => match context.newer(key, &host) {
                     Some(newer) => newer,
-                    None => match patch::get_opt(&context.api(key), &key.name).await {
-                        Ok(Some(live)) => Arc::new(live),
-                        Ok(None) => return Err(RegisterError::UnknownHost),
-                        Err(error) => return Err(RegisterError::Conflict { message: error.to_string() }),
-                    },
+                    None => self.live(key).await?,
                 },
                 Err(error) => return Err(RegisterError::Conflict { message: error.to_string() }),
             };

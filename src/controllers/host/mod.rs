@@ -4,6 +4,7 @@
 //! A reconcile never waits for a BMC or an agent: jobs run in the background ([`jobs`]) and tasks in the agent
 //! ([`tasks`]); both wake the host again when something came of it.
 
+mod context;
 mod execute;
 mod hardware;
 mod jobs;
@@ -11,312 +12,33 @@ mod registrar;
 mod slots;
 mod tasks;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferric_api::{BareMetalHost, BareMetalMachine};
-use ferric_bmc::{Bmc, BmcPool};
+use ferric_api::BareMetalHost;
 use futures::StreamExt;
 use jiff::Timestamp;
+use kube::ResourceExt;
 use kube::runtime::controller::{Action as Requeue, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::{Api, Client, ResourceExt};
-use tokio::sync::{OwnedMutexGuard, mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
-use url::Url;
 
+pub use context::{BootSettings, HostContext, HostParts};
 pub use registrar::HostRegistrar;
 pub use slots::BootSlots;
 
-use super::overlay::{Overlay, is_newer};
-use crate::capi::{Cluster, Machine};
-use crate::deploy::{Hub, ImageCache};
-use crate::host::addresses::Addresses;
-use crate::host::consumer;
-use crate::host::duplicates::Duplicates;
+use crate::capi::Cluster;
 use crate::host::memory::BmcMemory;
-use crate::host::report;
-use crate::host::{Consumer, Limits, Observation, Plan, Step, plan};
+use crate::host::{Consumer, Observation, Plan, Step, plan, report};
 use crate::key::Key;
-use crate::lease::LeaderState;
 use crate::patch::{self, ApiError};
-use crate::telemetry::{EventKind, Events, Metrics};
-use crate::watch::Watched;
+use crate::telemetry::EventKind;
 
 /// Steps that one reconcile takes at most before it lets others run.
 const STEPS: usize = 12;
-
-/// What agents are told when they are booted.
-pub struct BootSettings {
-    /// Where firmware fetches the boot script, e.g. `http://10.0.0.1:6180`.
-    pub boot_url: Url,
-    /// Where agents find the provider, e.g. `https://10.0.0.1:6183`.
-    pub agent_url: Url,
-    /// Keys of boot tokens and of the agent server.
-    pub keys: Arc<crate::deploy::ProviderKeys>,
-    /// Agent boots that may be under way at once.
-    pub slots: BootSlots,
-}
-
-/// Everything that the host controller works with.
-pub struct HostContext {
-    /// The API server.
-    pub client: Client,
-    /// Hosts.
-    pub hosts: Watched<BareMetalHost>,
-    /// Machines that claim hosts.
-    pub machines: Watched<BareMetalMachine>,
-    /// Cluster API Machines.
-    pub owners: Watched<Machine>,
-    /// Cluster API Clusters.
-    pub clusters: Watched<Cluster>,
-    /// Connected agents.
-    pub hub: Hub,
-    /// Images.
-    pub images: ImageCache,
-    /// BMC connections.
-    pub pool: Arc<BmcPool>,
-    /// Agent boots.
-    pub boot: BootSettings,
-    /// Settings of plans.
-    pub limits: Limits,
-    /// Events.
-    pub events: Events,
-    /// Metrics.
-    pub metrics: Arc<Metrics>,
-    /// Wakes a host.
-    pub wake: mpsc::UnboundedSender<Key>,
-    /// Whether this process still holds the lease.
-    pub leader: watch::Receiver<LeaderState>,
-    /// IP addresses of inspected hosts.
-    pub addresses: Addresses,
-    /// What is remembered of each host.
-    table: Mutex<Table>,
-    /// Hosts as this process wrote them last: an older version from the cache is not acted on.
-    written: Overlay<BareMetalHost>,
-}
-
-#[derive(Default)]
-struct Table {
-    hosts: HashMap<Key, Remembered>,
-    duplicates: Duplicates,
-    fingerprints: HashMap<String, Key>,
-}
-
-struct Remembered {
-    bmc: BmcMemory,
-    connection: Option<Arc<dyn Bmc>>,
-    /// Held during a write, so that two tasks of this process do not make each other's fail.
-    writing: Arc<tokio::sync::Mutex<()>>,
-    /// Since when a passing difference of the status waits to be written.
-    unsettled: Option<Timestamp>,
-    /// Held from the beginning of an agent boot until the agent has registered.
-    slot: Option<slots::Slot>,
-    /// State last reported, for the metrics.
-    state: Option<&'static str>,
-}
-
-impl Remembered {
-    fn new(now: Timestamp) -> Self {
-        Self {
-            bmc: BmcMemory::new(now),
-            connection: None,
-            writing: Arc::default(),
-            unsettled: None,
-            slot: None,
-            state: None,
-        }
-    }
-}
-
-/// What the caller gives to make a [`HostContext`].
-pub struct HostParts {
-    /// The API server.
-    pub client: Client,
-    /// Hosts.
-    pub hosts: Watched<BareMetalHost>,
-    /// Machines that claim hosts.
-    pub machines: Watched<BareMetalMachine>,
-    /// Cluster API Machines.
-    pub owners: Watched<Machine>,
-    /// Cluster API Clusters.
-    pub clusters: Watched<Cluster>,
-    /// Connected agents.
-    pub hub: Hub,
-    /// Images.
-    pub images: ImageCache,
-    /// BMC connections.
-    pub pool: Arc<BmcPool>,
-    /// Agent boots.
-    pub boot: BootSettings,
-    /// Settings of plans.
-    pub limits: Limits,
-    /// Events.
-    pub events: Events,
-    /// Metrics.
-    pub metrics: Arc<Metrics>,
-    /// Wakes a host.
-    pub wake: mpsc::UnboundedSender<Key>,
-    /// Whether this process still holds the lease.
-    pub leader: watch::Receiver<LeaderState>,
-}
-
-impl HostContext {
-    /// A context that remembers nothing yet.
-    pub fn new(parts: HostParts) -> Arc<Self> {
-        let HostParts {
-            client,
-            hosts,
-            machines,
-            owners,
-            clusters,
-            hub,
-            images,
-            pool,
-            boot,
-            limits,
-            events,
-            metrics,
-            wake,
-            leader,
-        } = parts;
-        Arc::new(Self {
-            client,
-            hosts,
-            machines,
-            owners,
-            clusters,
-            hub,
-            images,
-            pool,
-            boot,
-            limits,
-            events,
-            metrics,
-            wake,
-            leader,
-            addresses: Addresses::default(),
-            table: Mutex::default(),
-            written: Overlay::default(),
-        })
-    }
-
-    fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Works on what is remembered of a host.
-    fn with<T>(&self, key: &Key, work: impl FnOnce(&mut Remembered) -> T) -> T {
-        let mut table = self.table();
-        let entry = table.hosts.entry(key.clone()).or_insert_with(|| Remembered::new(Timestamp::now()));
-        work(entry)
-    }
-
-    /// The host from the cache, or as this process wrote it where the cache is behind.
-    fn latest(&self, key: &Key) -> Option<Arc<BareMetalHost>> {
-        self.hosts.get(key).map(|host| self.written.latest(host))
-    }
-
-    /// A later version of the host than this one, if this process knows of one.
-    fn newer(&self, key: &Key, host: &BareMetalHost) -> Option<Arc<BareMetalHost>> {
-        self.latest(key).filter(|latest| is_newer(&**latest, host))
-    }
-
-    /// Waits until nobody else in this process writes the host.
-    async fn turn(&self, key: &Key) -> OwnedMutexGuard<()> {
-        let writing = self.with(key, |r| r.writing.clone());
-        writing.lock_owned().await
-    }
-
-    fn api(&self, key: &Key) -> Api<BareMetalHost> {
-        Api::namespaced(self.client.clone(), &key.namespace)
-    }
-
-    fn wake_all(&self, keys: Vec<Key>) {
-        for key in keys {
-            // Nobody listens any more only when the manager is going down.
-            let _ = self.wake.send(key);
-        }
-    }
-
-    /// Takes in every host that is cached before the first one is acted on: an older twin must be known by then.
-    fn index_all(&self) {
-        let mut table = self.table();
-        for host in self.hosts.store().state() {
-            table.duplicates.observe(&host, false);
-        }
-    }
-
-    fn forget(&self, key: &Key) {
-        let (state, twins) = {
-            let mut table = self.table();
-            let twins = table.duplicates.remove(key);
-            table.fingerprints.retain(|_, host| host != key);
-            (table.hosts.remove(key).and_then(|r| r.state), twins)
-        };
-        self.wake_all(twins);
-        self.written.remove(key);
-        self.boot.slots.leave(key);
-        self.addresses.forget(key);
-        self.metrics.host_state(state, None);
-        self.hub.forget(key);
-        self.pool.forget(&key.to_string());
-    }
-
-    /// The agent boot of a host is over: its session ends and its key counts no more.
-    fn end_agent(&self, key: &Key) {
-        self.hub.forget(key);
-        let mut table = self.table();
-        table.fingerprints.retain(|_, host| host != key);
-        if let Some(remembered) = table.hosts.get_mut(key) {
-            remembered.slot = None;
-        }
-    }
-
-    /// Another host that names the same server and has the better right to it.
-    fn senior_twin(&self, key: &Key) -> Option<Key> {
-        let mut table = self.table();
-        loop {
-            let other = table.duplicates.senior(key)?;
-            if self.hosts.get(&other).is_some() {
-                return Some(other);
-            }
-            table.duplicates.remove(&other);
-        }
-    }
-
-    /// Who uses the host, from the caches.
-    fn consumer(&self, host: &BareMetalHost) -> Consumer {
-        let machine = self.machine_key(host).and_then(|key| self.machines.get(&key));
-        self.consumer_with(host, machine.as_deref())
-    }
-
-    /// The machine that the host names as its consumer; of other kinds nothing is read.
-    fn machine_key(&self, host: &BareMetalHost) -> Option<Key> {
-        let reference =
-            host.spec.consumer_ref.as_ref().filter(|r| r.kind.as_deref() == Some("BareMetalMachine"))?;
-        let namespace = reference.namespace.clone().or_else(|| host.namespace())?;
-        Some(Key::new(namespace, reference.name.clone()?))
-    }
-
-    /// Who uses the host, given the machine that it names.
-    fn consumer_with(&self, host: &BareMetalHost, machine: Option<&BareMetalMachine>) -> Consumer {
-        let owner = machine.and_then(|machine| {
-            let owner = machine.owner_references().iter().find(|o| o.kind == "Machine")?;
-            self.owners.get(&Key::new(machine.namespace()?, owner.name.clone()))
-        });
-        // The label was put on with the claim: it still tells the cluster when the machine is not there (yet).
-        let cluster = host.labels().get(ferric_api::names::CLUSTER_NAME_LABEL).and_then(|name| {
-            let reference = host.spec.consumer_ref.as_ref();
-            let namespace = reference.and_then(|r| r.namespace.clone()).or_else(|| host.namespace())?;
-            self.clusters.get(&Key::new(namespace, name.clone()))
-        });
-        consumer::observe(host, machine, owner.as_deref(), cluster.as_deref())
-    }
-}
 
 /// Why a reconcile stopped.
 #[derive(Debug, thiserror::Error)]

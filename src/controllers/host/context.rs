@@ -1,0 +1,247 @@
+//! What the host controller works with and remembers. Nothing here may not be lost: it is made anew from the API, the
+//! BMCs and the agents.
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ferric_api::{BareMetalHost, BareMetalMachine};
+use ferric_bmc::{Bmc, BmcPool};
+use jiff::Timestamp;
+use kube::{Api, Client, ResourceExt};
+use tokio::sync::{OwnedMutexGuard, mpsc, watch};
+use url::Url;
+
+use super::slots::{self, BootSlots};
+use crate::capi::{Cluster, Machine};
+use crate::controllers::overlay::{Overlay, is_newer};
+use crate::deploy::{Hub, ImageCache};
+use crate::host::addresses::Addresses;
+use crate::host::duplicates::Duplicates;
+use crate::host::memory::BmcMemory;
+use crate::host::{Consumer, Limits, consumer};
+use crate::key::Key;
+use crate::lease::LeaderState;
+use crate::telemetry::{Events, Metrics};
+use crate::watch::Watched;
+
+/// What agents are told when they are booted.
+pub struct BootSettings {
+    /// Where firmware fetches the boot script, e.g. `http://10.0.0.1:6180`.
+    pub boot_url: Url,
+    /// Where agents find the provider, e.g. `https://10.0.0.1:6183`.
+    pub agent_url: Url,
+    /// Keys of boot tokens and of the agent server.
+    pub keys: Arc<crate::deploy::ProviderKeys>,
+    /// Agent boots that may be under way at once.
+    pub slots: BootSlots,
+}
+
+/// What the host controller is made of: clients, caches, servers and settings.
+pub struct HostParts {
+    /// The API server.
+    pub client: Client,
+    /// Hosts.
+    pub hosts: Watched<BareMetalHost>,
+    /// Machines that claim hosts.
+    pub machines: Watched<BareMetalMachine>,
+    /// Cluster API Machines.
+    pub owners: Watched<Machine>,
+    /// Cluster API Clusters.
+    pub clusters: Watched<Cluster>,
+    /// Connected agents.
+    pub hub: Hub,
+    /// Images.
+    pub images: ImageCache,
+    /// BMC connections.
+    pub pool: Arc<BmcPool>,
+    /// Agent boots.
+    pub boot: BootSettings,
+    /// Settings of plans.
+    pub limits: Limits,
+    /// Events.
+    pub events: Events,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Wakes a host.
+    pub wake: mpsc::UnboundedSender<Key>,
+    /// Whether this process still holds the lease.
+    pub leader: watch::Receiver<LeaderState>,
+}
+
+/// Everything that the host controller works with: its parts, and what it remembers.
+pub struct HostContext {
+    parts: HostParts,
+    /// IP addresses of inspected hosts.
+    pub addresses: Addresses,
+    /// What is remembered of each host.
+    table: Mutex<Table>,
+    /// Hosts as this process wrote them last: an older version from the cache is not acted on.
+    pub(super) written: Overlay<BareMetalHost>,
+}
+
+impl Deref for HostContext {
+    type Target = HostParts;
+
+    fn deref(&self) -> &HostParts {
+        &self.parts
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Table {
+    hosts: HashMap<Key, Remembered>,
+    pub(super) duplicates: Duplicates,
+    pub(super) fingerprints: HashMap<String, Key>,
+}
+
+pub(super) struct Remembered {
+    pub(super) bmc: BmcMemory,
+    pub(super) connection: Option<Arc<dyn Bmc>>,
+    /// Held during a write, so that two tasks of this process do not make each other's fail.
+    pub(super) writing: Arc<tokio::sync::Mutex<()>>,
+    /// Since when a passing difference of the status waits to be written.
+    pub(super) unsettled: Option<Timestamp>,
+    /// Held from the beginning of an agent boot until the agent has registered.
+    pub(super) slot: Option<slots::Slot>,
+    /// State last reported, for the metrics.
+    pub(super) state: Option<&'static str>,
+}
+
+impl Remembered {
+    fn new(now: Timestamp) -> Self {
+        Self {
+            bmc: BmcMemory::new(now),
+            connection: None,
+            writing: Arc::default(),
+            unsettled: None,
+            slot: None,
+            state: None,
+        }
+    }
+}
+
+impl HostContext {
+    /// A context that remembers nothing yet.
+    pub fn new(parts: HostParts) -> Arc<Self> {
+        Arc::new(Self {
+            parts,
+            addresses: Addresses::default(),
+            table: Mutex::default(),
+            written: Overlay::default(),
+        })
+    }
+
+    pub(super) fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Works on what is remembered of a host.
+    pub(super) fn with<T>(&self, key: &Key, work: impl FnOnce(&mut Remembered) -> T) -> T {
+        let mut table = self.table();
+        let entry = table.hosts.entry(key.clone()).or_insert_with(|| Remembered::new(Timestamp::now()));
+        work(entry)
+    }
+
+    /// The host from the cache, or as this process wrote it where the cache is behind.
+    pub(super) fn latest(&self, key: &Key) -> Option<Arc<BareMetalHost>> {
+        self.hosts.get(key).map(|host| self.written.latest(host))
+    }
+
+    /// A later version of the host than this one, if this process knows of one.
+    pub fn newer(&self, key: &Key, host: &BareMetalHost) -> Option<Arc<BareMetalHost>> {
+        self.latest(key).filter(|latest| is_newer(&**latest, host))
+    }
+
+    /// Waits until nobody else in this process writes the host.
+    pub(super) async fn turn(&self, key: &Key) -> OwnedMutexGuard<()> {
+        let writing = self.with(key, |r| r.writing.clone());
+        writing.lock_owned().await
+    }
+
+    pub(super) fn api(&self, key: &Key) -> Api<BareMetalHost> {
+        Api::namespaced(self.client.clone(), &key.namespace)
+    }
+
+    pub(super) fn wake_all(&self, keys: Vec<Key>) {
+        for key in keys {
+            // Nobody listens any more only when the manager is going down.
+            let _ = self.wake.send(key);
+        }
+    }
+
+    /// Takes in every host that is cached before the first one is acted on: an older twin must be known by then.
+    pub(super) fn index_all(&self) {
+        let mut table = self.table();
+        for host in self.hosts.store().state() {
+            table.duplicates.observe(&host, false);
+        }
+    }
+
+    pub(super) fn forget(&self, key: &Key) {
+        let (state, twins) = {
+            let mut table = self.table();
+            let twins = table.duplicates.remove(key);
+            table.fingerprints.retain(|_, host| host != key);
+            (table.hosts.remove(key).and_then(|r| r.state), twins)
+        };
+        self.wake_all(twins);
+        self.written.remove(key);
+        self.boot.slots.leave(key);
+        self.addresses.forget(key);
+        self.metrics.host_state(state, None);
+        self.hub.forget(key);
+        self.pool.forget(&key.to_string());
+    }
+
+    /// The agent boot of a host is over: its session ends and its key counts no more.
+    pub(super) fn end_agent(&self, key: &Key) {
+        self.hub.forget(key);
+        let mut table = self.table();
+        table.fingerprints.retain(|_, host| host != key);
+        if let Some(remembered) = table.hosts.get_mut(key) {
+            remembered.slot = None;
+        }
+    }
+
+    /// Another host that names the same server and has the better right to it.
+    pub(super) fn senior_twin(&self, key: &Key) -> Option<Key> {
+        let mut table = self.table();
+        loop {
+            let other = table.duplicates.senior(key)?;
+            if self.hosts.get(&other).is_some() {
+                return Some(other);
+            }
+            table.duplicates.remove(&other);
+        }
+    }
+
+    /// Who uses the host, from the caches.
+    pub(super) fn consumer(&self, host: &BareMetalHost) -> Consumer {
+        let machine = self.machine_key(host).and_then(|key| self.machines.get(&key));
+        self.consumer_with(host, machine.as_deref())
+    }
+
+    /// The machine that the host names as its consumer; of other kinds nothing is read.
+    pub(super) fn machine_key(&self, host: &BareMetalHost) -> Option<Key> {
+        let reference =
+            host.spec.consumer_ref.as_ref().filter(|r| r.kind.as_deref() == Some("BareMetalMachine"))?;
+        let namespace = reference.namespace.clone().or_else(|| host.namespace())?;
+        Some(Key::new(namespace, reference.name.clone()?))
+    }
+
+    /// Who uses the host, given the machine that it names.
+    pub(super) fn consumer_with(&self, host: &BareMetalHost, machine: Option<&BareMetalMachine>) -> Consumer {
+        let owner = machine.and_then(|machine| {
+            let owner = machine.owner_references().iter().find(|o| o.kind == "Machine")?;
+            self.owners.get(&Key::new(machine.namespace()?, owner.name.clone()))
+        });
+        // The label was put on with the claim: it still tells the cluster when the machine is not there (yet).
+        let cluster = host.labels().get(ferric_api::names::CLUSTER_NAME_LABEL).and_then(|name| {
+            let reference = host.spec.consumer_ref.as_ref();
+            let namespace = reference.and_then(|r| r.namespace.clone()).or_else(|| host.namespace())?;
+            self.clusters.get(&Key::new(namespace, name.clone()))
+        });
+        consumer::observe(host, machine, owner.as_deref(), cluster.as_deref())
+    }
+}

@@ -99,18 +99,13 @@ pub enum AgentTask {
         /// Task ID.
         id: String,
     },
-    /// Restart into the disk.
-    Reboot {
-        /// Task ID.
-        id: String,
-    },
 }
 
 impl AgentTask {
     /// The task ID.
     pub fn id(&self) -> &str {
         match self {
-            Self::Clean { id, .. } | Self::Deploy { id } | Self::Reboot { id } => id,
+            Self::Clean { id, .. } | Self::Deploy { id } => id,
         }
     }
 }

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt};
 use tracing::{debug, info};
 
+use super::execute::changes_something;
 use super::{HostContext, ReconcileError};
 use crate::boot::boot_url;
 use crate::host::memory::{Job, JobOutcome, Seen};
@@ -55,7 +56,7 @@ pub(super) async fn start(
         connection
     });
     let Some(connection) = connection else { return Ok(()) };
-    if super::execute::changes_something(job) {
+    if changes_something(job) {
         info!(host = %key, ?job, "BMC job");
     } else {
         debug!(host = %key, ?job, "BMC job");
@@ -71,6 +72,10 @@ pub(super) async fn start(
         if let JobOutcome::Failed { reason, message, .. } = &outcome {
             info!(host = %key, ?job, %reason, %message, "BMC job failed");
             context.metrics.error(reason);
+        }
+        if matches!(outcome, JobOutcome::Power(PowerState::Off)) && changes_something(&job) {
+            // Whatever was connected is dead, though its connection may take a while to be missed.
+            context.end_agent(&key);
         }
         context.with(&key, |r| {
             if reconnect {

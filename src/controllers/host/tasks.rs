@@ -36,9 +36,6 @@ pub(super) async fn submit(
             },
             devices: Vec::new(),
         }),
-        AgentTask::Reboot { .. } => {
-            v1::task::Work::Power(v1::Power { action: v1::PowerAction::Reboot.into() })
-        }
         AgentTask::Deploy { .. } => match deploy(host, key, context).await? {
             Ok(deploy) => v1::task::Work::Deploy(deploy),
             Err((reason, message)) => {

@@ -239,13 +239,17 @@ fn start_disk(o: &Observation<'_>, root_device: Option<String>) -> Plan {
 /// The image is on the disk and the host was told to start from it.
 pub(super) fn provisioned(o: &Observation<'_>) -> Plan {
     let number = record(o).and_then(|r| r.agent.as_ref()).map_or(0, |a| a.boot_number);
-    if let Some(view) = o.agent.filter(|view| view.boot_number == number) {
-        // It is still our agent that runs: it has not been told to restart, or is about to.
-        let id = format!("reboot-{number}");
-        return match view.tasks.get(&id) {
-            None => act(State::Provisioned, Action::Task(AgentTask::Reboot { id })),
-            Some(_) => rest_plan(State::Provisioned, SHORT),
-        };
+    if o.agent.is_some_and(|view| view.boot_number == number) {
+        // It is still our agent that runs. Off and on again by the BMC, not a restart from within: what boots next and
+        // the ejected medium take effect with the power on some BMCs, and no second boot into the agent can slip in.
+        match fresh_power(o) {
+            None => return read_power(State::Provisioned),
+            Some(PowerState::Off) => {}
+            Some(_) => {
+                let action = Action::Job { job: Job::Power(PowerAction::ForceOff), guarded: true };
+                return act(State::Provisioned, action);
+            }
+        }
     }
     keep_power(o, State::Provisioned)
 }

@@ -196,7 +196,7 @@ impl World {
                 JobOutcome::Done
             }
             Job::Power(action) => {
-                if self.provisioned() && *action != PowerAction::On {
+                if self.running == Running::Disk && self.provisioned() && *action != PowerAction::On {
                     self.power_changes_while_provisioned += 1;
                 }
                 match action {
@@ -247,10 +247,6 @@ impl World {
                     root_device: "/dev/sda".to_owned(),
                     ..DeployResult::default()
                 })
-            }
-            AgentTask::Reboot { .. } => {
-                self.boot();
-                return;
             }
         };
         self.tasks.insert(task.id().to_owned(), TaskState::Succeeded(outcome));

@@ -2,18 +2,18 @@
 //!
 //! Hints mean what they mean in Metal3: all that are given must hold; `deviceName` is the name or a stable link,
 //! `hctl`, `serialNumber` and the `wwn…` are equal, `model` and `vendor` are contained, all without regard to case;
-//! `minSizeGigabytes` counts in GiB.
+//! `minSizeGigabytes` counts in GiB. Beyond Metal3: `maxSizeGigabytes`, `type`, and `prefer`, which decides among several.
 //!
 //! - Hints that say *which* disk (name, HCTL, serial, WWN) and fit more than one are an error: someone erred.
-//! - Hints that say *what kind* of disk (model, vendor, size, rotational) may fit several; then the first in the order
-//!   below is taken, always the same.
+//! - Hints that say *what kind* of disk (model, vendor, size, type, rotational) may fit several; then the first in the
+//!   order below is taken, always the same; with `prefer` largest, the first of the largest.
 //! - Without hints it is the smallest disk that is not removable and has at least the given size (4 GiB on real
 //!   machines).
 //! - A removable disk is never taken, hints or not.
 //!
 //! The order: smaller first, then by the stable path, the WWN, the serial number and the name.
 
-use ferric_protocol::v1::{Disk, RootDeviceHints};
+use ferric_protocol::v1::{Disk, DiskPreference, DiskType, RootDeviceHints};
 
 const GIB: u64 = 1 << 30;
 
@@ -62,8 +62,14 @@ pub fn root_disk<'a>(
 ) -> Result<&'a Disk, HintError> {
     let mut ordered: Vec<&Disk> = disks.iter().collect();
     ordered.sort_by(|a, b| order(a).cmp(&order(b)));
+    let largest_first = hints.is_some_and(|hints| hints.prefer() == DiskPreference::Largest);
+    if largest_first {
+        // A stable sort: among equals the order stays.
+        ordered.sort_by_key(|disk| std::cmp::Reverse(disk.size_bytes));
+    }
     let found = || describe(ordered.iter().copied());
-    let Some(hints) = hints.filter(|hints| **hints != RootDeviceHints::default()) else {
+    // A preference alone chooses among all disks that a root disk may be, as no hint at all does.
+    let Some(hints) = hints.filter(|hints| says_something(hints)) else {
         let fits = |disk: &&Disk| !disk.removable && disk.size_bytes >= min_bytes && disk.size_bytes > 0;
         return ordered
             .iter()
@@ -81,6 +87,10 @@ pub fn root_disk<'a>(
         [only] => Ok(only),
         several => Err(HintError::Ambiguous { wanted: wanted(), matched: describe(several.iter().copied()) }),
     }
+}
+
+fn says_something(hints: &RootDeviceHints) -> bool {
+    RootDeviceHints { prefer: None, ..hints.clone() } != RootDeviceHints::default()
 }
 
 /// The order in which disks are preferred.
@@ -109,6 +119,9 @@ fn matches(disk: &Disk, hints: &RootDeviceHints) -> bool {
         wwn_with_extension,
         wwn_vendor_extension,
         rotational,
+        max_size_gigabytes,
+        r#type: _,
+        prefer: _,
     } = hints;
     let equal = |hint: &Option<String>, value: &str| match hint {
         Some(hint) => hint.trim().eq_ignore_ascii_case(value.trim()),
@@ -128,6 +141,10 @@ fn matches(disk: &Disk, hints: &RootDeviceHints) -> bool {
         && contained(vendor, &disk.vendor)
         && equal(serial_number, &disk.serial_number)
         && min_size_gigabytes.is_none_or(|size| disk.size_bytes >= size.saturating_mul(GIB))
+        && max_size_gigabytes.is_none_or(|size| disk.size_bytes <= size.saturating_mul(GIB))
+        && hints
+            .r#type
+            .is_none_or(|_| hints.r#type() != DiskType::Unspecified && hints.r#type() == disk.r#type())
         && equal(wwn, &disk.wwn)
         && equal(wwn_with_extension, &disk.wwn_with_extension)
         && equal(wwn_vendor_extension, &disk.wwn_vendor_extension)
@@ -146,6 +163,9 @@ fn describe_hints(hints: &RootDeviceHints) -> String {
         wwn_with_extension,
         wwn_vendor_extension,
         rotational,
+        max_size_gigabytes,
+        r#type: _,
+        prefer: _,
     } = hints;
     let texts = [
         ("deviceName", device_name),
@@ -162,6 +182,8 @@ fn describe_hints(hints: &RootDeviceHints) -> String {
         .filter_map(|(name, value)| value.as_ref().map(|value| format!("{name}={value}")))
         .collect();
     parts.extend(min_size_gigabytes.map(|size| format!("minSizeGigabytes={size}")));
+    parts.extend(max_size_gigabytes.map(|size| format!("maxSizeGigabytes={size}")));
+    parts.extend(hints.r#type.map(|_| format!("type={}", type_name(hints.r#type()))));
     parts.extend(rotational.map(|rotational| format!("rotational={rotational}")));
     parts.join(", ")
 }
@@ -183,6 +205,9 @@ fn describe<'a>(disks: impl ExactSizeIterator<Item = &'a Disk>) -> String {
 
 fn describe_disk(disk: &Disk) -> String {
     let mut text = format!("{} ({} bytes", disk.name, disk.size_bytes);
+    if disk.r#type() != DiskType::Unspecified {
+        text.push_str(&format!(", {}", type_name(disk.r#type())));
+    }
     let facts =
         [("model", &disk.model), ("serial", &disk.serial_number), ("wwn", &disk.wwn), ("hctl", &disk.hctl)];
     for (name, value) in facts.into_iter().filter(|(_, value)| !value.is_empty()) {
@@ -193,6 +218,16 @@ fn describe_disk(disk: &Disk) -> String {
     }
     text.push(')');
     text
+}
+
+/// As the API names it.
+fn type_name(kind: DiskType) -> &'static str {
+    match kind {
+        DiskType::Unspecified => "unknown",
+        DiskType::Hdd => "HDD",
+        DiskType::Ssd => "SSD",
+        DiskType::Nvme => "NVME",
+    }
 }
 
 #[cfg(test)]
@@ -278,6 +313,64 @@ mod tests {
         for (hints, expected) in cases {
             assert_eq!(root_disk(&disks, Some(&hints), 4 * GIB).unwrap().name, expected, "{hints:?}");
         }
+    }
+
+    #[test]
+    fn hints_beyond_metal3_pick_too() {
+        let mut disks = machine();
+        for (disk, kind) in
+            disks.iter_mut().zip([DiskType::Ssd, DiskType::Nvme, DiskType::Hdd, DiskType::Ssd, DiskType::Ssd])
+        {
+            disk.r#type = kind.into();
+            disk.by_id = format!("/dev/disk/by-id/acme-{}", disk.serial_number);
+        }
+        let largest = Some(DiskPreference::Largest.into());
+        let cases: [(RootDeviceHints, &str); 10] = [
+            (hints(|h| h.device_name = Some("/dev/disk/by-id/acme-SN-sdc".into())), "/dev/sdc"),
+            (hints(|h| h.r#type = Some(DiskType::Nvme.into())), "/dev/tiny"),
+            (hints(|h| h.r#type = Some(DiskType::Hdd.into())), "/dev/sdb"),
+            (hints(|h| h.r#type = Some(DiskType::Ssd.into())), "/dev/sda"),
+            (hints(|h| h.max_size_gigabytes = Some(1)), "/dev/tiny"),
+            (
+                hints(|h| {
+                    h.max_size_gigabytes = Some(100);
+                    h.prefer = largest;
+                }),
+                "/dev/sda",
+            ),
+            (hints(|h| h.prefer = largest), "/dev/sdb"),
+            (hints(|h| h.prefer = Some(DiskPreference::Smallest.into())), "/dev/sda"),
+            (
+                hints(|h| {
+                    h.prefer = largest;
+                    h.rotational = Some(false);
+                }),
+                "/dev/sda",
+            ),
+            // The least size of a root disk binds a preference, not a hint that says which kind.
+            (
+                hints(|h| {
+                    h.prefer = Some(DiskPreference::Smallest.into());
+                    h.vendor = Some("acme".into());
+                }),
+                "/dev/tiny",
+            ),
+        ];
+        for (hints, expected) in cases {
+            assert_eq!(root_disk(&disks, Some(&hints), 4 * GIB).unwrap().name, expected, "{hints:?}");
+        }
+        // A type that this agent does not know fits nothing: it is never a guess.
+        for unknown in [0, 77] {
+            let hints = hints(|h| h.r#type = Some(unknown));
+            let error = root_disk(&disks, Some(&hints), 0).unwrap_err();
+            assert!(matches!(&error, HintError::NoMatch { .. }), "{error}");
+        }
+        let hints = hints(|h| {
+            h.r#type = Some(DiskType::Hdd.into());
+            h.max_size_gigabytes = Some(500);
+        });
+        let error = root_disk(&disks, Some(&hints), 0).unwrap_err().to_string();
+        assert!(error.contains("maxSizeGigabytes=500, type=HDD") && error.contains(", HDD"), "{error}");
     }
 
     #[test]

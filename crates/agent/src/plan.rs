@@ -2,8 +2,8 @@
 //! nothing. Everything that can be refused is refused here, before a disk is opened.
 
 use ferric_image::{
-    Checksum, ChecksumAlgorithm, Compression, ConfigDrive, ConfigDriveError, ImageError, WipeError, WipeMode,
-    WriteOptions,
+    BlockDevice, Checksum, ChecksumAlgorithm, Compression, ConfigDrive, ConfigDriveError, ImageError,
+    OpenStackDrive, WipeError, WipeMode, WriteOptions, gpt::Partition, write_config_drive,
 };
 use ferric_protocol::v1::{self, CleanMode, Deploy, Disk, TaskError, TaskErrorCode};
 use url::Url;
@@ -22,7 +22,26 @@ pub struct DeployPlan {
     /// Certificates to trust for the download; empty: the provider's CA.
     pub ca_pem: Vec<u8>,
     /// What to put beside it.
-    pub config_drive: Option<ConfigDrive>,
+    pub config_drive: Option<Drive>,
+}
+
+/// A config drive in one of its layouts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Drive {
+    /// For cloud-init.
+    NoCloud(ConfigDrive),
+    /// For cloud-init and Ignition.
+    OpenStack(OpenStackDrive),
+}
+
+impl Drive {
+    /// Puts it on a disk that an image was written to.
+    pub fn write(&self, device: &mut dyn BlockDevice) -> Result<Partition, ConfigDriveError> {
+        match self {
+            Self::NoCloud(drive) => write_config_drive(device, drive),
+            Self::OpenStack(drive) => drive.write(device),
+        }
+    }
 }
 
 /// A clean task, understood.
@@ -71,43 +90,64 @@ pub fn deploy(
         v1::Compression::None => Compression::None,
         v1::Compression::Gzip => Compression::Gzip,
         v1::Compression::Zstd => Compression::Zstd,
+        v1::Compression::Xz => Compression::Xz,
+        v1::Compression::Extents => Compression::Extents,
         v1::Compression::Unspecified => return Err(unsupported("the image's compression is not known")),
     };
     if image.format() != v1::ImageFormat::Raw {
         return Err(unsupported("the image's format is not raw"));
     }
+    let write = match compression {
+        Compression::Extents => {
+            WriteOptions { source: Some(checksum), ..WriteOptions::new(named_checksum(&url)?, compression) }
+        }
+        _ => WriteOptions::new(checksum, compression),
+    };
     let config_drive = task.config_drive.as_ref().map(config_drive).transpose()?;
     let disk = hints::root_disk(disks, task.root_device_hints.as_ref(), min_root_bytes)
         .map_err(|e| error(TaskErrorCode::NoDisk, e.to_string()))?;
     Ok(DeployPlan {
         disk: disk.clone(),
         url,
-        write: WriteOptions {
-            max_bytes: image.max_bytes,
-            block_bytes,
-            ..WriteOptions::new(checksum, compression)
-        },
+        write: WriteOptions { max_bytes: image.max_bytes, block_bytes, ..write },
         ca_pem: image.ca_pem.clone(),
         config_drive,
     })
 }
 
-fn config_drive(drive: &v1::ConfigDrive) -> Result<ConfigDrive, TaskError> {
-    if drive.format() != v1::ConfigDriveFormat::Nocloud {
-        return Err(unsupported("the config drive's format is not NoCloud"));
-    }
+/// The checksum that the last segment of the path is: a file of extents has no other name.
+fn named_checksum(url: &Url) -> Result<Checksum, TaskError> {
+    let name = url.path_segments().and_then(|mut segments| segments.next_back()).unwrap_or_default();
+    Checksum::parse(name, None)
+        .map_err(|e| invalid(format!("the extents at {url} are not named by their checksum: {e}")))
+}
+
+fn config_drive(drive: &v1::ConfigDrive) -> Result<Drive, TaskError> {
     let v1::ConfigDrive { format: _, instance_id, meta_data, user_data, network_data } = drive;
     if instance_id.is_empty() || instance_id.contains(['\n', '\r', '"', '\\']) {
         return Err(invalid(format!("{instance_id:?} is not an instance id")));
     }
-    let meta_data = if meta_data.is_empty() {
-        format!("instance-id: \"{instance_id}\"\n").into_bytes()
-    } else {
-        meta_data.clone()
+    let user_data = user_data.clone();
+    let network = (!network_data.is_empty()).then(|| network_data.clone());
+    let meta_data = |least: String| if meta_data.is_empty() { least.into_bytes() } else { meta_data.clone() };
+    let (drive, size) = match drive.format() {
+        v1::ConfigDriveFormat::Nocloud => {
+            let meta_data = meta_data(format!("instance-id: \"{instance_id}\"\n"));
+            let drive = ConfigDrive { meta_data, user_data, network_config: network };
+            let size = drive.partition_bytes();
+            (Drive::NoCloud(drive), size)
+        }
+        v1::ConfigDriveFormat::Config2 => {
+            let meta_data = meta_data(format!("{{\"uuid\": \"{instance_id}\"}}\n"));
+            let drive = OpenStackDrive { meta_data, user_data, network_data: network };
+            let size = drive.partition_bytes();
+            (Drive::OpenStack(drive), size)
+        }
+        v1::ConfigDriveFormat::Unspecified => {
+            return Err(unsupported("the config drive's format is neither NoCloud nor config-2"));
+        }
     };
-    let network_config = (!network_data.is_empty()).then(|| network_data.clone());
-    let drive = ConfigDrive { meta_data, user_data: user_data.clone(), network_config };
-    drive.partition_bytes().map_err(|e| invalid(e.to_string()))?;
+    size.map_err(|e| invalid(e.to_string()))?;
     Ok(drive)
 }
 
@@ -139,9 +179,10 @@ pub fn image_error(e: &ImageError) -> TaskError {
         ImageError::Truncated { .. }
         | ImageError::Overlong { .. }
         | ImageError::Decode { .. }
+        | ImageError::Extents { .. }
         | ImageError::Empty => TaskErrorCode::ImageCorrupt,
         ImageError::TooLarge { .. } | ImageError::LimitExceeded { .. } => TaskErrorCode::ImageTooLarge,
-        ImageError::Checksum { .. } => TaskErrorCode::ChecksumMismatch,
+        ImageError::Checksum { .. } | ImageError::OtherImage { .. } => TaskErrorCode::ChecksumMismatch,
         ImageError::Device { .. } => TaskErrorCode::DiskFailed,
         ImageError::Verify { .. } => TaskErrorCode::VerifyFailed,
         ImageError::Cancelled { .. } => TaskErrorCode::Cancelled,
@@ -216,9 +257,31 @@ mod tests {
         assert_eq!(plan.url.as_str(), "https://images.example/a.raw.zst");
         assert_eq!((plan.write.max_bytes, plan.write.block_bytes), (77, 4096));
         assert_eq!(plan.write.checksum.hex(), "ab".repeat(32));
-        let drive = plan.config_drive.unwrap();
+        let Some(Drive::NoCloud(drive)) = plan.config_drive else { panic!("{:?}", plan.config_drive) };
         assert_eq!(drive.meta_data, b"instance-id: \"claim-1\"\n");
         assert_eq!((drive.user_data.as_slice(), drive.network_config), (b"u".as_slice(), None));
+        let mut task = task();
+        let asked = task.config_drive.as_mut().unwrap();
+        asked.format = v1::ConfigDriveFormat::Config2.into();
+        asked.network_data = b"{}".to_vec();
+        let plan = deploy(&task, &disks(), 100, 4096).unwrap();
+        let Some(Drive::OpenStack(drive)) = plan.config_drive else { panic!("{:?}", plan.config_drive) };
+        assert_eq!(drive.meta_data, b"{\"uuid\": \"claim-1\"}\n");
+        assert_eq!((drive.user_data.as_slice(), drive.network_data), (b"u".as_slice(), Some(b"{}".to_vec())));
+    }
+
+    #[test]
+    fn extents_are_compared_with_their_name_and_with_the_image_that_they_were_made_from() {
+        let mut task = task();
+        let image = task.image.as_mut().unwrap();
+        image.compression = v1::Compression::Extents.into();
+        image.url = format!("https://images.example/images/sha256:{}", "cd".repeat(32));
+        let write = deploy(&task, &disks(), 100, 4096).unwrap().write;
+        assert_eq!(write.checksum.hex(), "cd".repeat(32));
+        assert_eq!(write.source.unwrap().hex(), "ab".repeat(32));
+        task.image.as_mut().unwrap().url = "https://images.example/a".into();
+        let error = deploy(&task, &disks(), 100, 4096).unwrap_err();
+        assert!(error.message.contains("not named by their checksum"), "{}", error.message);
     }
 
     #[test]

@@ -55,6 +55,10 @@ pub enum AgentError {
         /// What the provider said.
         message: String,
     },
+    /// The part that does the tasks is gone: none would be done again, and who only kept up the connection would be
+    /// waited for in vain.
+    #[error("the agent's worker failed: {0}")]
+    Worker(String),
 }
 
 /// Runs the agent on a machine until a power task is done, it is refused, or `cancel` fires. A cancelled agent has
@@ -79,7 +83,7 @@ pub async fn run(
     let _stop_on_drop = stop.clone().drop_guard();
     let shared = Shared::new();
     let worker = Worker { shared: shared.clone(), platform, options: options.clone(), tls, clock };
-    let worker = AbortOnDropHandle::new(tokio::spawn(worker.run(stop.clone())));
+    let mut worker = AbortOnDropHandle::new(tokio::spawn(worker.run(stop.clone())));
     let patience = options.power_ack_timeout;
     let provider =
         Provider { dialer, token: boot.token().to_owned(), inventory, options, shared: shared.clone() };
@@ -90,11 +94,22 @@ pub async fn run(
             PowerAction::PowerOff => Exit::PowerOff,
             PowerAction::Reboot | PowerAction::Unspecified => Exit::Reboot,
         }),
+        broken = broken(&mut worker) => Err(AgentError::Worker(broken)),
         refused = provider.talk() => Err(refused),
     };
     stop.cancel();
-    let _ = worker.await;
+    if !worker.is_finished() {
+        let _ = worker.await;
+    }
     end
+}
+
+/// Returns when the worker panicked. That it came to its end is no reason to.
+async fn broken(worker: &mut AbortOnDropHandle<()>) -> String {
+    match worker.await {
+        Err(error) if error.is_panic() => error.to_string(),
+        Ok(()) | Err(_) => std::future::pending().await,
+    }
 }
 
 async fn look(platform: &Arc<dyn Platform>, now: u64) -> io::Result<Inventory> {

@@ -9,7 +9,7 @@ use std::{
 
 use ferric_image::{
     BlockDevice, GptError, ImageError, Progress, Stage, Throttle, Written, fit_partition_table, wipe,
-    write_config_drive, write_image,
+    write_image,
 };
 use ferric_protocol::{
     tls::{BootClock, image_client_config},
@@ -362,9 +362,7 @@ impl DeployJob {
                 .map_err(|e: ImageError| plan::image_error(&e))?;
         self.shared.report(&self.id, Phase::Configuring, 0, None, &disk.name);
         let configured = match &config_drive {
-            Some(drive) => {
-                write_config_drive(&mut *device, drive).map(|_| ()).map_err(|e| plan::config_drive_error(&e))
-            }
+            Some(drive) => drive.write(&mut *device).map(|_| ()).map_err(|e| plan::config_drive_error(&e)),
             None => match fit_partition_table(&mut *device) {
                 // An image without a GPT needs no backup at the disk's end.
                 Ok(()) | Err(GptError::NoHeader { .. }) => Ok(()),

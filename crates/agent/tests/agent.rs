@@ -371,6 +371,47 @@ async fn progress_tells_the_phases_in_order() {
     assert!(phases.contains(&Phase::Writing));
 }
 
+#[tokio::test]
+async fn extents_of_a_qcow2_are_written_holes_included_over_broken_connections() {
+    let mut provider = Provider::start().await;
+    // Full of something else: a hole that is skipped would be seen.
+    let machine = Machine::new(64 * MIB);
+    let mut image = image(8 * MIB);
+    image.resize(40 * MIB as usize, 0);
+    image[30 * MIB as usize..][..3_000_000].fill(7);
+    let qcow2 = ferric_image::qcow2_of(&image);
+    let source = ferric_image::Checksum::parse(&sha256(&qcow2), None).unwrap();
+    let mut stream = Vec::new();
+    let mut unpacked = ferric_image::Qcow2::open(qcow2, u64::MAX).unwrap();
+    ferric_image::extents::pack(&mut unpacked, &source, &mut stream, &mut |_, _| Ok(())).unwrap();
+    let images = Images::start(stream.clone(), Some(&provider.pki)).await;
+    images.trouble([Trouble::Break(2_000_000), Trouble::Break(1_000_000)]);
+    let _agent = Agent::start(&provider, machine.clone(), options());
+    let mut session = provider.session().await;
+    let task = |id: &str, of: &str| {
+        let mut task = images.task(id, v1::Compression::Extents);
+        if let Some(Work::Deploy(deploy)) = &mut task.work {
+            let image = deploy.image.as_mut().unwrap();
+            image.url = format!("{}/sha256:{}", image.url, image.checksum);
+            image.checksum = of.to_owned();
+        }
+        task
+    };
+    let outcome = session.complete(&task("deploy", source.hex())).await;
+    let Outcome::Deploy(result) = outcome else { panic!("{outcome:?}") };
+    assert_eq!((result.bytes_read, result.bytes_written), (stream.len() as u64, 40 * MIB));
+    assert_eq!(result.content_sha256, sha256(&image));
+    // All but the partition table, whose backup was moved.
+    let table = 34 * 512;
+    let disk = machine.bytes();
+    assert!(disk[table..8 * MIB as usize - table] == image[table..8 * MIB as usize - table]);
+    assert!(disk[8 * MIB as usize..40 * MIB as usize] == image[8 * MIB as usize..]);
+    assert!(disk[40 * MIB as usize..63 * MIB as usize].iter().all(|byte| *byte == 0xee), "behind the image");
+
+    let outcome = session.complete(&task("other image", &"0".repeat(64))).await;
+    assert_eq!(code(&outcome), TaskErrorCode::ChecksumMismatch, "{outcome:?}");
+}
+
 /// Many machines whose disks share one store.
 struct Fleet {
     disk: CountingDevice,

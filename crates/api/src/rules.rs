@@ -220,12 +220,13 @@ pub(crate) fn consumer_named() -> Rule {
 
 // --- image -------------------------------------------------------------------------------------------------------
 
-/// The image is fetched over HTTP.
+/// The image is fetched over HTTP, from a server or a registry.
 pub(crate) fn image_url() -> Rule {
     rule(
-        r"self == '' || self.matches(r'^[hH][tT][tT][pP][sS]?://[^\s/?#]+([/?#][^\s]*)?$')",
-        "image.url must be an http:// or https:// URL, such as https://images.example.org/node.raw.zst: serve the image \
-         there",
+        r"self == '' || self.matches(r'^[hH][tT][tT][pP][sS]?://[^\s/?#]+([/?#][^\s]*)?$') || self.matches(r'^oci://[^\s/?#@]+/[a-z0-9]([a-z0-9._/-]*[a-z0-9])?@sha256:[0-9a-f]{64}$')",
+        "image.url must be an http:// or https:// URL, such as https://images.example.org/node.raw.zst, or an OCI \
+         artifact by the digest of its manifest, such as oci://registry.example.org/node@sha256:0123… (64 hex digits): \
+         serve the image there",
     )
 }
 
@@ -237,9 +238,10 @@ pub(crate) fn image_url_given() -> Rule {
 /// Nothing is written unverified.
 pub(crate) fn image_checksum_given() -> Rule {
     rule(
-        "(has(self.checksum) && self.checksum != '') || (has(self.format) && self.format == 'live-iso')",
+        "(has(self.checksum) && self.checksum != '') || (has(self.format) && self.format == 'live-iso') || \
+         (has(self.url) && self.url.startsWith('oci://'))",
         "image.checksum is missing: give the SHA-256 (64 hex digits) or SHA-512 (128 hex digits) of the file at \
-         image.url, or the http(s) URL of a file that lists it (only format live-iso does without)",
+         image.url, or the http(s) URL of a file that lists it (only format live-iso and oci:// do without)",
     )
     .field_path(".checksum")
 }
@@ -317,7 +319,10 @@ pub(crate) fn image_format_uncompressed() -> Rule {
 /// A file that says it is something else is not written as raw bytes.
 pub(crate) fn image_format_not_raw() -> Rule {
     rule(
-        format!("!has(self.format) || self.format != 'raw' || !{}", url_ends("qcow2|vdi|vmdk")),
+        format!(
+            "!has(self.format) || self.format != 'raw' || !{}",
+            url_ends("(qcow2|vdi|vmdk)([.](gz|zst|xz|bz2))?")
+        ),
         "image.format raw contradicts the suffix of image.url, and writing such a file as it is makes a disk that does \
          not boot: set the format that the suffix says, or rename the file",
     )
@@ -357,6 +362,24 @@ pub(crate) fn min_size() -> Rule {
         "self >= 0 && self <= 1048576",
         "rootDeviceHints.minSizeGigabytes must be from 0 to 1048576 (one pebibyte)",
     )
+}
+
+/// A size that a disk may have.
+pub(crate) fn max_size() -> Rule {
+    rule(
+        "self >= 1 && self <= 1048576",
+        "rootDeviceHints.maxSizeGigabytes must be from 1 to 1048576 (one pebibyte)",
+    )
+}
+
+/// A range that a disk may lie in.
+pub(crate) fn size_range() -> Rule {
+    rule(
+        "!has(self.minSizeGigabytes) || !has(self.maxSizeGigabytes) || self.minSizeGigabytes <= self.maxSizeGigabytes",
+        "no disk is as large as rootDeviceHints.minSizeGigabytes and no larger than maxSizeGigabytes: raise the one or \
+         lower the other",
+    )
+    .field_path(".maxSizeGigabytes")
 }
 
 /// An empty hint would match nothing.

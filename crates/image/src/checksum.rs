@@ -111,6 +111,11 @@ impl Checksum {
         Ok(Self { algorithm, hex: hex.to_ascii_lowercase() })
     }
 
+    /// What a hasher of this type has come to.
+    pub(crate) fn of(algorithm: ChecksumAlgorithm, hasher: digest::Context) -> Self {
+        Self { algorithm, hex: hex::encode(hasher.finish()) }
+    }
+
     /// Reads `sha256:HEX`, `sha512:HEX` or bare `HEX`, whose length then tells the type unless `algorithm` does.
     ///
     /// ```

@@ -1,7 +1,10 @@
-//! The config drive: a small FAT partition at the end of the disk, labelled `CIDATA`, that cloud-init's NoCloud source
-//! finds by its label. It is written after the image, and may be written again: the same partition is replaced.
+//! The config drive: a small FAT partition at the end of the disk. cloud-init's NoCloud source finds it by the label
+//! `CIDATA`; cloud-init and Ignition find the layout of OpenStack by the label `config-2` ([`OpenStackDrive`]). It is
+//! written after the image, and may be written again: the same partition is replaced, whichever of the two it was.
 //!
 //! The bytes are the same whenever they are made, so a repeated task leaves the same disk.
+
+mod openstack;
 
 use std::io::{self, Cursor, Read, Write};
 
@@ -13,6 +16,8 @@ use crate::{
     device::{BlockDevice, Region, write_sparse},
     gpt::{GptError, Partition, PartitionTable, TYPE_BASIC_DATA},
 };
+
+pub use openstack::{OPENSTACK_LABEL, OpenStackDrive, read_openstack_drive};
 
 /// Label of the filesystem: what cloud-init looks for.
 pub const LABEL: &str = "CIDATA";
@@ -60,38 +65,19 @@ pub enum ConfigDriveError {
 }
 
 impl ConfigDrive {
-    fn files(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
+    fn files(&self) -> Vec<(&'static str, &[u8])> {
         let Self { meta_data, user_data, network_config } = self;
         let network = network_config.as_ref().map(|data| (NETWORK_CONFIG, data.as_slice()));
-        [(META_DATA, meta_data.as_slice()), (USER_DATA, user_data.as_slice())].into_iter().chain(network)
+        [(META_DATA, meta_data.as_slice()), (USER_DATA, user_data.as_slice())]
+            .into_iter()
+            .chain(network)
+            .collect()
     }
 
     /// Size of the partition that it needs: room for the files and for what a filesystem adds. Fails when it is too large
     /// for any disk, which can be known before anything is written.
     pub fn partition_bytes(&self) -> Result<u64, ConfigDriveError> {
-        let content: u64 = self.files().map(|(_, data)| data.len() as u64).sum();
-        if content > MAX_CONTENT {
-            return Err(ConfigDriveError::TooLarge(content));
-        }
-        Ok((content + content / 4 + MIB).next_multiple_of(MIB).max(MIN_PARTITION))
-    }
-
-    fn filesystem(&self, size: u64, block: u32) -> io::Result<Vec<u8>> {
-        let mut volume = Cursor::new(vec![0; size as usize]);
-        let options = FormatVolumeOptions::new()
-            .volume_label(*b"CIDATA     ")
-            .bytes_per_sector(u16::try_from(block).unwrap_or(4096));
-        format_volume(&mut volume, options)?;
-        {
-            let filesystem = FileSystem::new(&mut volume, FsOptions::new())?;
-            for (name, data) in self.files() {
-                let mut file = filesystem.root_dir().create_file(name)?;
-                file.write_all(data)?;
-                file.flush()?;
-            }
-            filesystem.unmount()?;
-        }
-        Ok(volume.into_inner())
+        partition_bytes(&self.files())
     }
 }
 
@@ -101,8 +87,71 @@ pub fn write_config_drive(
     device: &mut dyn BlockDevice,
     drive: &ConfigDrive,
 ) -> Result<Partition, ConfigDriveError> {
-    let size = drive.partition_bytes()?;
-    let volume = drive.filesystem(size, device.block_size()).map_err(ConfigDriveError::Filesystem)?;
+    write_volume(device, *b"CIDATA     ", &drive.files())
+}
+
+/// Path and content of the files of a drive. Folders are made as they are needed.
+type Files<'a> = [(&'static str, &'a [u8])];
+
+fn partition_bytes(files: &Files<'_>) -> Result<u64, ConfigDriveError> {
+    let content: u64 = files.iter().map(|(_, data)| data.len() as u64).sum();
+    if content > MAX_CONTENT {
+        return Err(ConfigDriveError::TooLarge(content));
+    }
+    Ok((content + content / 4 + MIB).next_multiple_of(MIB).max(MIN_PARTITION))
+}
+
+fn filesystem(size: u64, block: u32, label: [u8; 11], files: &Files<'_>) -> io::Result<Vec<u8>> {
+    let mut volume = Cursor::new(vec![0; size as usize]);
+    let options =
+        FormatVolumeOptions::new().volume_label(label).bytes_per_sector(u16::try_from(block).unwrap_or(4096));
+    format_volume(&mut volume, options)?;
+    volume.set_position(0);
+    let filesystem = FileSystem::new(&mut volume, FsOptions::new())?;
+    for (path, _) in files {
+        for (at, _) in path.match_indices('/') {
+            filesystem.root_dir().create_dir(&path[..at])?;
+        }
+    }
+    filesystem.unmount()?;
+    mend_folders(volume.get_mut());
+    volume.set_position(0);
+    let filesystem = FileSystem::new(&mut volume, FsOptions::new())?;
+    for (path, data) in files {
+        let mut file = filesystem.root_dir().create_file(path)?;
+        file.write_all(data)?;
+        file.flush()?;
+    }
+    filesystem.unmount()?;
+    Ok(volume.into_inner())
+}
+
+/// The library gives the entries `.` and `..` of a folder long names, which the format does not allow: other readers
+/// call the filesystem damaged. Takes these two slots out. To be done before there are files, whose content could look
+/// like a folder.
+fn mend_folders(volume: &mut [u8]) {
+    const SLOT: usize = 32;
+    let is_long = |slot: &[u8]| slot[0] == 0x41 && slot[1] == b'.' && slot[11] == 0x0f;
+    for sector in volume.chunks_exact_mut(512) {
+        let folder = is_long(sector)
+            && sector[SLOT..].starts_with(b".          ")
+            && is_long(&sector[2 * SLOT..])
+            && sector[3 * SLOT..].starts_with(b"..         ");
+        if folder {
+            sector.copy_within(SLOT..2 * SLOT, 0);
+            sector.copy_within(3 * SLOT.., SLOT);
+            sector[512 - 2 * SLOT..].fill(0);
+        }
+    }
+}
+
+fn write_volume(
+    device: &mut dyn BlockDevice,
+    label: [u8; 11],
+    files: &Files<'_>,
+) -> Result<Partition, ConfigDriveError> {
+    let size = partition_bytes(files)?;
+    let volume = filesystem(size, device.block_size(), label, files).map_err(ConfigDriveError::Filesystem)?;
     let mut table = PartitionTable::read_primary(device)?;
     let guid = partition_guid(table.disk_guid());
     table.remove(guid);

@@ -6,28 +6,36 @@
 //!
 //! - [`pipeline`]: source → decompress → write → sync → read back → success, or an error; never silence.
 //! - [`checksum`]: what a downloaded file must hash to.
+//! - [`qcow2`]: reads qcow2 images.
+//! - [`extents`]: what an image that cannot be streamed becomes, for the way from the provider to the agent.
 //! - [`gpt`]: the partition table: strict reading, moving the backup to the disk's end, adding a partition.
-//! - [`config_drive`]: the NoCloud partition at the end of a written disk, and its reader.
+//! - [`config_drive`]: the NoCloud or config-2 partition at the end of a written disk, and its reader.
 //! - [`mod@wipe`]: metadata and full cleaning with evidence.
 //! - [`test_image`]: small real images for the demo and the tests.
 
 pub mod checksum;
 pub mod config_drive;
 mod device;
+pub mod extents;
 pub mod gpt;
 pub mod pipeline;
+pub mod qcow2;
 pub mod test_image;
 pub mod wipe;
 
 pub use checksum::{Checksum, ChecksumAlgorithm, ChecksumError};
 pub use config_drive::{
-    ConfigDrive, ConfigDriveError, fit_partition_table, read_config_drive, write_config_drive,
+    ConfigDrive, ConfigDriveError, OpenStackDrive, fit_partition_table, read_config_drive,
+    read_openstack_drive, write_config_drive,
 };
 pub use device::{
     BlockDevice, BlockStore, CountingDevice, DeviceCounts, Faults, FaultyDevice, FileDevice, MemDevice,
     Region,
 };
 pub use gpt::{GptError, Partition, PartitionTable, check_bootable};
-pub use pipeline::{Compression, ImageError, Progress, Stage, Throttle, WriteOptions, Written, write_image};
-pub use test_image::{TestImage, build_test_image, build_test_image_file, read_marker};
+pub use pipeline::{
+    Compression, ImageError, Progress, Stage, Throttle, Unpacker, WriteOptions, Written, write_image,
+};
+pub use qcow2::{Qcow2, Qcow2Error};
+pub use test_image::{TestImage, build_test_image, build_test_image_file, qcow2_of, read_marker};
 pub use wipe::{WipeError, WipeEvidence, WipeMode, wipe};

@@ -22,6 +22,7 @@ const MIB: u64 = 1024 * 1024;
 pub const MIN_TEST_IMAGE: u64 = 4 * MIB;
 const MARKER: &str = "ferric-test-image.txt";
 const PIECE: usize = 64 * 1024;
+const QCOW2_CLUSTER: usize = 64 * 1024;
 
 /// What was built.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +109,39 @@ fn content_sha256(device: &mut dyn BlockDevice, size: u64) -> io::Result<String>
         hasher.update(part);
     }
     Ok(hex::encode(hasher.finish()))
+}
+
+/// A qcow2 image (version 3) of this disk, for tests that must not need QEMU: plain clusters of 64 KiB, and none where the
+/// disk is zeros.
+#[must_use]
+pub fn qcow2_of(disk: &[u8]) -> Vec<u8> {
+    let per_table = QCOW2_CLUSTER / 8;
+    let clusters: Vec<&[u8]> = disk.chunks(QCOW2_CLUSTER).collect();
+    let tables = clusters.len().div_ceil(per_table).max(1);
+    let mut file = vec![0; QCOW2_CLUSTER * (2 + tables)];
+    let put = |file: &mut Vec<u8>, at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    put(&mut file, 0, &crate::qcow2::MAGIC);
+    put(&mut file, 4, &3u32.to_be_bytes());
+    put(&mut file, 20, &16u32.to_be_bytes());
+    put(&mut file, 24, &(disk.len() as u64).to_be_bytes());
+    put(&mut file, 36, &(tables as u32).to_be_bytes());
+    put(&mut file, 40, &(QCOW2_CLUSTER as u64).to_be_bytes());
+    put(&mut file, 96, &4u32.to_be_bytes());
+    put(&mut file, 100, &104u32.to_be_bytes());
+    for table in 0..tables {
+        let at = (QCOW2_CLUSTER * (2 + table)) as u64;
+        put(&mut file, QCOW2_CLUSTER + table * 8, &(at | 1 << 63).to_be_bytes());
+    }
+    for (number, data) in clusters.iter().enumerate() {
+        if data.iter().all(|byte| *byte == 0) {
+            continue;
+        }
+        let at = file.len();
+        file.extend_from_slice(data);
+        file.resize(at + QCOW2_CLUSTER, 0);
+        put(&mut file, QCOW2_CLUSTER * 2 + number * 8, &(at as u64 | 1 << 63).to_be_bytes());
+    }
+    file
 }
 
 /// SplitMix64: one good mix is all that is needed.

@@ -1,9 +1,11 @@
 //! Cleaning of disks, with evidence.
 //!
-//! *Metadata*: zeros the places where partition tables, RAID, volume managers and filesystems keep their signatures: the
-//! first and last few MiB of the disk (MBR, both GPTs, LVM and md at the start; md 0.90/1.0, DDF and two of the four ZFS
-//! labels at the end) and the start and end of each partition, which is a disk of its own to all of these.
+//! *Metadata*: zeros the places where partition tables, RAID, volume managers and filesystems keep their signatures, on
+//! the disk and on each partition ([`places`]). The rest of the disk can still be read by whoever wants to: the evidence
+//! says how many bytes were overwritten, and its method does not claim more.
 //! *Full*: zeros every byte. Both read back: everything that was zeroed for metadata, samples for full.
+
+mod places;
 
 use std::{
     io,
@@ -13,18 +15,14 @@ use std::{
 
 use crate::{
     device::{BlockDevice, is_zero},
-    gpt::PartitionTable,
     pipeline::{Progress, Stage},
 };
+use places::{metadata_ranges, partition_spans, tables_last};
 
+#[cfg(test)]
 const MIB: u64 = 1024 * 1024;
-/// Zeroed at both ends of the disk.
-const DISK_ENDS: u64 = 4 * MIB;
-/// Zeroed at both ends of each partition: covers all labels and superblocks but the far copies, which nothing reads when
-/// the first is gone.
-const PARTITION_ENDS: u64 = MIB;
 /// A full wipe goes in steps of this size, so that progress can be told and cancelling works.
-const STEP: u64 = 64 * MIB;
+const STEP: u64 = 64 << 20;
 /// Samples of a full wipe, spread over the disk; both ends are among them.
 const SAMPLES: u64 = 64;
 const SAMPLE_BYTES: u64 = 64 * 1024;
@@ -43,7 +41,7 @@ pub enum WipeMode {
 pub struct WipeEvidence {
     /// `zero-metadata` or `zero-full`.
     pub method: &'static str,
-    /// Bytes that were overwritten.
+    /// Bytes that were overwritten: all of the disk for `zero-full` only.
     pub bytes: u64,
     /// Pieces that were read back and are zero.
     pub verified_samples: u32,
@@ -88,7 +86,11 @@ pub fn wipe(
     let started = Instant::now();
     let size = device.size();
     let (method, ranges) = match mode {
-        WipeMode::Metadata => ("zero-metadata", metadata_ranges(size, &partition_spans(device))),
+        WipeMode::Metadata => {
+            let ranges = metadata_ranges(size, &partition_spans(device));
+            let ranges = tables_last(&ranges, size);
+            ("zero-metadata", ranges)
+        }
         WipeMode::Full => ("zero-full", steps(size)),
     };
     let bytes = ranges.iter().map(|range| range.end - range.start).sum();
@@ -98,6 +100,10 @@ pub fn wipe(
     };
     let mut done = 0;
     for range in &ranges {
+        if mode == WipeMode::Metadata && (range.start == 0 || range.end == size) {
+            // What was found by the tables is gone for good before they are.
+            device.sync().map_err(failed("sync", &(0..size)))?;
+        }
         device.write_zeroes(range.start, range.end - range.start).map_err(failed("zero", range))?;
         done += range.end - range.start;
         if observe(Progress { stage: Stage::Wiping, done, total: Some(bytes) }).is_break() {
@@ -119,44 +125,6 @@ pub fn wipe(
         }
     }
     Ok(WipeEvidence { method, bytes, verified_samples: samples.len() as u32, duration: started.elapsed() })
-}
-
-/// Where partitions are, by whatever table can still be read. A damaged table is no reason not to wipe.
-fn partition_spans(device: &mut dyn BlockDevice) -> Vec<Range<u64>> {
-    if let Ok(table) = PartitionTable::read_primary(device) {
-        return table.partitions().iter().map(|p| p.start..p.start + p.length).collect();
-    }
-    let mut mbr = [0; 512];
-    if device.size() < 512 || device.read_at(0, &mut mbr).is_err() || mbr[510..] != [0x55, 0xaa] {
-        return Vec::new();
-    }
-    let block = u64::from(device.block_size());
-    let number = |entry: &[u8], at: usize| {
-        u64::from(u32::from_le_bytes([entry[at], entry[at + 1], entry[at + 2], entry[at + 3]]))
-    };
-    let used = mbr[446..510].chunks_exact(16).filter(|entry| entry[4] != 0);
-    used.map(|entry| number(entry, 8) * block..(number(entry, 8) + number(entry, 12)) * block).collect()
-}
-
-/// The ranges to zero, in order and without overlap. Pure.
-fn metadata_ranges(size: u64, partitions: &[Range<u64>]) -> Vec<Range<u64>> {
-    let ends = |span: &Range<u64>, ends: u64| {
-        let (start, end) = (span.start.min(size), span.end.min(size));
-        let length = ends.min(end.saturating_sub(start));
-        [start..start + length, end.max(start) - length..end.max(start)]
-    };
-    let mut all: Vec<Range<u64>> = ends(&(0..size), DISK_ENDS).into();
-    all.extend(partitions.iter().flat_map(|span| ends(span, PARTITION_ENDS)));
-    all.retain(|range| range.start < range.end);
-    all.sort_unstable_by_key(|range| (range.start, range.end));
-    let mut merged: Vec<Range<u64>> = Vec::new();
-    for range in all {
-        match merged.last_mut() {
-            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
-            _ => merged.push(range),
-        }
-    }
-    merged
 }
 
 fn steps(size: u64) -> Vec<Range<u64>> {
@@ -190,17 +158,6 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_the_ends_of_disk_and_partitions() {
-        let ranges =
-            metadata_ranges(100 * MIB, &[10 * MIB..50 * MIB, 50 * MIB..99 * MIB, 90 * MIB..500 * MIB]);
-        let expected =
-            [0..4 * MIB, 10 * MIB..11 * MIB, 49 * MIB..51 * MIB, 90 * MIB..91 * MIB, 96 * MIB..100 * MIB];
-        assert_eq!(ranges, expected);
-        assert_eq!(metadata_ranges(3 * MIB, &[]).first(), Some(&(0..3 * MIB)));
-        assert!(metadata_ranges(0, &[7..9, 9..9]).is_empty());
-    }
-
-    #[test]
     fn metadata_goes_and_the_rest_stays() {
         let mut device = MemDevice::new(32 << 20);
         build_test_image(&mut device, 3).unwrap();
@@ -210,8 +167,14 @@ mod tests {
         let after = device.to_bytes();
         assert!(after[..4 << 20].iter().all(|b| *b == 0) && after[28 << 20..].iter().all(|b| *b == 0));
         assert!(after[8 << 20..24 << 20] == before[8 << 20..24 << 20]);
-        assert_eq!((evidence.method, evidence.bytes), ("zero-metadata", 8 * MIB));
-        assert_eq!(evidence.verified_samples, 128);
+        // The evidence does not claim what was not done.
+        assert_eq!(evidence.method, "zero-metadata");
+        assert!(evidence.bytes < 32 * MIB);
+        assert_eq!(
+            u64::from(evidence.verified_samples),
+            evidence.bytes / SAMPLE_BYTES,
+            "all of it was read back"
+        );
     }
 
     #[test]
@@ -226,6 +189,41 @@ mod tests {
         assert!(device.to_bytes().iter().all(|b| *b == 0));
         assert_eq!(seen, [64 * MIB, 128 * MIB, 130 * MIB + 777]);
         assert_eq!((evidence.bytes, evidence.verified_samples), (130 * MIB + 777, 64));
+    }
+
+    #[test]
+    fn a_planted_marker_is_found_nowhere_after_a_full_wipe_and_still_after_a_metadata_wipe() {
+        const MARKER: &[u8] = b"tenant's secret 4711";
+        let planted = || {
+            let mut device = MemDevice::new(24 << 20);
+            build_test_image(&mut device, 5).unwrap();
+            for at in (0..24 * MIB).step_by(777_777) {
+                device.write_at(at, MARKER).unwrap();
+            }
+            device
+        };
+        let found = |device: &MemDevice| {
+            device.to_bytes().windows(MARKER.len()).filter(|window| *window == MARKER).count()
+        };
+        let mut device = planted();
+        assert!(found(&device) > 30);
+        let evidence = wipe(&mut device, WipeMode::Full, &mut quiet).unwrap();
+        assert_eq!((found(&device), evidence.method, evidence.bytes), (0, "zero-full", 24 * MIB));
+        let mut device = planted();
+        let evidence = wipe(&mut device, WipeMode::Metadata, &mut quiet).unwrap();
+        assert!(found(&device) > 0 && evidence.method == "zero-metadata" && evidence.bytes < 24 * MIB);
+    }
+
+    #[test]
+    fn a_wipe_that_is_broken_off_finds_the_partitions_again() {
+        let mut device = MemDevice::new(64 << 20);
+        build_test_image(&mut device, 5).unwrap();
+        let partitions = check_bootable(&mut device).unwrap();
+        let stop = &mut |_| ControlFlow::Break(());
+        assert!(matches!(wipe(&mut device, WipeMode::Metadata, stop), Err(WipeError::Cancelled(_))));
+        assert_eq!(check_bootable(&mut device).unwrap(), partitions);
+        wipe(&mut device, WipeMode::Metadata, &mut quiet).unwrap();
+        assert!(check_bootable(&mut device).is_err());
     }
 
     #[test]

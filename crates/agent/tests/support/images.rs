@@ -88,7 +88,11 @@ impl Images {
             requests: AtomicUsize::new(0),
             partial: AtomicUsize::new(0),
         });
-        let router = Router::new().route("/image", get(serve)).with_state(state.clone());
+        // Extents are asked for by the name of their checksum.
+        let router = Router::new()
+            .route("/image", get(serve))
+            .route("/image/{checksum}", get(serve))
+            .with_state(state.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (scheme, server) = match pki {

@@ -204,11 +204,13 @@ fn accept_fast(schema: &mut schemars::Schema) {
     validation = rules::image_format_not_raw(),
 )]
 pub struct Image {
-    /// Where the image is: `http://` or `https://`. A suffix `.gz` or `.zst` means compressed.
+    /// Where the image is: `http://`, `https://`, or `oci://registry/repository@sha256:…` for an OCI artifact whose only
+    /// layer is the image. It may be compressed with gzip, zstd or xz.
     #[schemars(length(max = 2048))]
     #[x_kube(validation = rules::image_url_given(), validation = rules::image_url())]
     pub url: String,
-    /// SHA-256 or SHA-512 of the file at `url`, as hex, or an http(s) URL of a file that lists it.
+    /// SHA-256 or SHA-512 of the file at `url`, as hex, or an http(s) URL of a file that lists it. An OCI artifact needs
+    /// none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048))]
     #[x_kube(
@@ -222,7 +224,8 @@ pub struct Image {
     #[schemars(length(max = 16))]
     #[x_kube(validation = rules::checksum_type(), validation = rules::checksum_type_not_md5())]
     pub checksum_type: Option<String>,
-    /// Format of the image; when absent, what the suffix of `url` says (`.qcow2`, `.vdi`, `.vmdk`), else `raw`.
+    /// Format of the image; when absent, what the suffix of `url` says (`.qcow2`, `.vdi`, `.vmdk`, a suffix of compression
+    /// aside), else `raw`. Formats `vdi`, `vmdk` and `live-iso` are taken but not written: the host says so.
     #[serde(default, rename = "format", skip_serializing_if = "Option::is_none")]
     pub disk_format: Option<ImageFormat>,
 }
@@ -235,6 +238,7 @@ impl Image {
             return format;
         }
         let path = self.url.split(['?', '#']).next().unwrap_or_default().to_ascii_lowercase();
+        let path = [".gz", ".zst", ".xz"].iter().find_map(|end| path.strip_suffix(end)).unwrap_or(&path);
         let suffixes =
             [(".qcow2", ImageFormat::Qcow2), (".vdi", ImageFormat::Vdi), (".vmdk", ImageFormat::Vmdk)];
         let named = suffixes.into_iter().find(|(suffix, _)| path.ends_with(suffix));
@@ -258,11 +262,13 @@ pub enum ImageFormat {
     LiveIso,
 }
 
-/// Which disk is meant: all hints given must match. Field names and meanings are Metal3's.
+/// Which disk is meant: all hints given must match. Field names and meanings are Metal3's, but for `maxSizeGigabytes`,
+/// `type` and `prefer`, which it lacks. A removable disk never matches.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::size_range())]
 pub struct RootDeviceHints {
-    /// Device path, e.g. `/dev/sda` or `/dev/disk/by-path/…`.
+    /// Device path, e.g. `/dev/sda`, `/dev/disk/by-path/…` or `/dev/disk/by-id/…`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     #[x_kube(validation = rules::device_name())]
@@ -291,6 +297,16 @@ pub struct RootDeviceHints {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::min_size())]
     pub min_size_gigabytes: Option<i64>,
+    /// Greatest size in gibibytes (2^30 bytes), at least 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::max_size())]
+    pub max_size_gigabytes: Option<i64>,
+    /// Kind of disk.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub disk_type: Option<DiskType>,
+    /// Which disk, where the other hints fit several: the smallest, if nothing is said here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefer: Option<DiskPreference>,
     /// World Wide Name, exact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
@@ -309,6 +325,29 @@ pub struct RootDeviceHints {
     /// Whether the disk rotates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotational: Option<bool>,
+}
+
+/// Kind of disk, as `HardwareData` names it.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskType {
+    /// It rotates.
+    #[serde(rename = "HDD")]
+    Hdd,
+    /// It does not, and is no NVMe disk.
+    #[serde(rename = "SSD")]
+    Ssd,
+    /// An NVMe namespace.
+    #[serde(rename = "NVME")]
+    Nvme,
+}
+
+/// Which of several disks.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskPreference {
+    /// The one with the fewest bytes.
+    Smallest,
+    /// The one with the most bytes.
+    Largest,
 }
 
 /// What uses a host.

@@ -97,6 +97,8 @@ fn an_empty_spec_writes_only_what_has_a_meaning() {
 #[case("https://h/node.vdi", None, ImageFormat::Vdi)]
 #[case("https://h/node.raw.zst", None, ImageFormat::Raw)]
 #[case("https://h/node", None, ImageFormat::Raw)]
+#[case("https://h/node.QCOW2.zst#x", None, ImageFormat::Qcow2)]
+#[case("https://h/node.raw.xz", None, ImageFormat::Raw)]
 #[case("https://h/node?f=x.qcow2", None, ImageFormat::Raw)]
 #[case("https://h/node.qcow2", Some(ImageFormat::LiveIso), ImageFormat::LiveIso)]
 fn the_format_given_wins_over_the_suffix(

@@ -105,6 +105,12 @@ impl PartitionTable {
         Self::read_at(device, 1)
     }
 
+    /// Reads the backup copy from the very end of the disk.
+    pub fn read_backup(device: &mut dyn BlockDevice) -> Result<Self, GptError> {
+        let last = (device.size() / u64::from(device.block_size())).saturating_sub(1);
+        Self::read_at(device, last)
+    }
+
     fn read_at(device: &mut dyn BlockDevice, lba: u64) -> Result<Self, GptError> {
         let block = u64::from(device.block_size());
         let (header, entries) = header::read(device, lba)?;

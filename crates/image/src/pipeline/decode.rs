@@ -13,6 +13,9 @@ use crate::{Checksum, ChecksumAlgorithm};
 /// Largest window that a zstd image may ask for: 128 MiB, what `zstd --long` uses. It is memory of the agent.
 const ZSTD_WINDOW_LOG: u32 = 27;
 
+/// Memory that unpacking xz may take: `xz -9` needs 65 MiB.
+const XZ_MEMORY: u64 = 128 << 20;
+
 /// Enough of a zstd frame to learn the size of its content.
 const ZSTD_HEADER: usize = 18;
 
@@ -27,6 +30,10 @@ pub enum Compression {
     Gzip,
     /// Zstandard, of one or more frames.
     Zstd,
+    /// xz, of one or more streams.
+    Xz,
+    /// Chunks and holes, see [`crate::extents`].
+    Extents,
 }
 
 impl fmt::Display for Compression {
@@ -35,6 +42,8 @@ impl fmt::Display for Compression {
             Self::None => "uncompressed",
             Self::Gzip => "gzip",
             Self::Zstd => "zstd",
+            Self::Xz => "xz",
+            Self::Extents => "extents",
         })
     }
 }
@@ -82,6 +91,7 @@ enum Unpack<'a> {
     None(Box<Input<'a>>),
     Gzip(Box<flate2::bufread::MultiGzDecoder<BufReader<Input<'a>>>>),
     Zstd(Box<zstd::Decoder<'static, BufReader<Input<'a>>>>),
+    Xz(Box<liblzma::bufread::XzDecoder<BufReader<Input<'a>>>>),
 }
 
 /// An image as it comes out of its packing.
@@ -99,12 +109,15 @@ impl<'a> Decoder<'a> {
         options: &'a WriteOptions,
         limit: u64,
     ) -> Result<Self, ImageError> {
-        let WriteOptions { checksum, compression, max_bytes: _, download_bytes, block_bytes: _ } = options;
+        let WriteOptions { checksum, compression, source: _, max_bytes: _, download_bytes, block_bytes: _ } =
+            options;
         let same = *compression == Compression::None && checksum.algorithm() == ChecksumAlgorithm::Sha256;
         // Incompressible content grows a little when packed; the limit is for those who send something else.
         let limit = match compression {
             Compression::None => limit,
-            Compression::Gzip | Compression::Zstd => limit.saturating_add(limit / 64).saturating_add(1 << 20),
+            Compression::Gzip | Compression::Zstd | Compression::Xz | Compression::Extents => {
+                limit.saturating_add(limit / 64).saturating_add(1 << 20)
+            }
         };
         let hasher = (!same).then(|| checksum.algorithm().hasher());
         let mut tap = Tap { source, hasher, bytes: 0, limit, failure: None };
@@ -120,8 +133,10 @@ impl<'a> Decoder<'a> {
             content_bytes = zstd::zstd_safe::get_frame_content_size(&start).ok().flatten();
         }
         let input = Cursor::new(start).chain(tap);
+        let invalid = |source| ImageError::Decode { compression: *compression, bytes: 0, source };
         let unpack = match compression {
-            Compression::None => Unpack::None(Box::new(input)),
+            // Extents are taken apart by whoever writes them.
+            Compression::None | Compression::Extents => Unpack::None(Box::new(input)),
             Compression::Gzip => Unpack::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(
                 BufReader::with_capacity(BUFFER, input),
             ))),
@@ -131,11 +146,10 @@ impl<'a> Decoder<'a> {
                     decoder.window_log_max(ZSTD_WINDOW_LOG)?;
                     Ok(decoder)
                 });
-                Unpack::Zstd(Box::new(decoder.map_err(|source| ImageError::Decode {
-                    compression: *compression,
-                    bytes: 0,
-                    source,
-                })?))
+                Unpack::Zstd(Box::new(decoder.map_err(invalid)?))
+            }
+            Compression::Xz => {
+                Unpack::Xz(Box::new(xz(BufReader::with_capacity(BUFFER, input)).map_err(invalid)?))
             }
         };
         Ok(Self { unpack, checksum, compression: *compression, announced: *download_bytes, content_bytes })
@@ -156,12 +170,7 @@ impl<'a> Decoder<'a> {
         let mut filled = 0;
         while filled < buffer.len() {
             let rest = &mut buffer[filled..];
-            let read = match &mut self.unpack {
-                Unpack::None(input) => input.read(rest),
-                Unpack::Gzip(decoder) => decoder.read(rest),
-                Unpack::Zstd(decoder) => decoder.read(rest),
-            };
-            match read {
+            match self.read(rest) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -202,6 +211,11 @@ impl<'a> Decoder<'a> {
         }
     }
 
+    /// An error of whoever takes the stream apart further, explained likewise.
+    pub(super) fn damaged(&mut self, source: io::Error) -> ImageError {
+        self.explain(source)
+    }
+
     /// The reason behind a failed read: the source's own, or that the data are not what they should be.
     fn explain(&mut self, source: io::Error) -> ImageError {
         let (compression, announced) = (self.compression, self.announced);
@@ -223,6 +237,7 @@ impl<'a> Decoder<'a> {
             Unpack::None(input) => input.get_ref().1,
             Unpack::Gzip(decoder) => decoder.get_ref().get_ref().get_ref().1,
             Unpack::Zstd(decoder) => decoder.get_ref().get_ref().get_ref().1,
+            Unpack::Xz(decoder) => decoder.get_ref().get_ref().get_ref().1,
         }
     }
 
@@ -231,6 +246,66 @@ impl<'a> Decoder<'a> {
             Unpack::None(input) => input.get_mut().1,
             Unpack::Gzip(decoder) => decoder.get_mut().get_mut().get_mut().1,
             Unpack::Zstd(decoder) => decoder.get_mut().get_mut().get_mut().1,
+            Unpack::Xz(decoder) => decoder.get_mut().get_mut().get_mut().1,
+        }
+    }
+}
+
+impl Read for Decoder<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.unpack {
+            Unpack::None(input) => input.read(buffer),
+            Unpack::Gzip(decoder) => decoder.read(buffer),
+            Unpack::Zstd(decoder) => decoder.read(buffer),
+            Unpack::Xz(decoder) => decoder.read(buffer),
+        }
+    }
+}
+
+fn xz<R: io::BufRead>(source: R) -> io::Result<liblzma::bufread::XzDecoder<R>> {
+    let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, liblzma::stream::CONCATENATED)?;
+    Ok(liblzma::bufread::XzDecoder::new_stream(source, stream))
+}
+
+/// A compressed file as what is in it. It hashes nothing: for files whose checksum was compared before.
+pub struct Unpacker<R: Read> {
+    inner: UnpackerKind<R>,
+}
+
+enum UnpackerKind<R: Read> {
+    None(R),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<BufReader<R>>>),
+    Zstd(Box<zstd::Decoder<'static, BufReader<R>>>),
+    Xz(Box<liblzma::bufread::XzDecoder<BufReader<R>>>),
+}
+
+impl<R: Read> Unpacker<R> {
+    /// Unpacks `source`; [`Compression::Extents`] is passed through.
+    pub fn new(source: R, compression: Compression) -> io::Result<Self> {
+        let buffered = |source| BufReader::with_capacity(BUFFER, source);
+        let inner = match compression {
+            Compression::None | Compression::Extents => UnpackerKind::None(source),
+            Compression::Gzip => {
+                UnpackerKind::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(buffered(source))))
+            }
+            Compression::Zstd => {
+                let mut decoder = zstd::Decoder::with_buffer(buffered(source))?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+                UnpackerKind::Zstd(Box::new(decoder))
+            }
+            Compression::Xz => UnpackerKind::Xz(Box::new(xz(buffered(source))?)),
+        };
+        Ok(Self { inner })
+    }
+}
+
+impl<R: Read> Read for Unpacker<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.inner {
+            UnpackerKind::None(source) => source.read(buffer),
+            UnpackerKind::Gzip(decoder) => decoder.read(buffer),
+            UnpackerKind::Zstd(decoder) => decoder.read(buffer),
+            UnpackerKind::Xz(decoder) => decoder.read(buffer),
         }
     }
 }

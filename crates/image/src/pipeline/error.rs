@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{Compression, Stage};
-use crate::ChecksumAlgorithm;
+use crate::{Checksum, ChecksumAlgorithm, extents::ExtentsError};
 
 /// Why an image is not on the disk. Except where it says otherwise, the disk may have been written to.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +39,22 @@ pub enum ImageError {
         bytes: u64,
         /// What the decompressor said.
         source: io::Error,
+    },
+    /// The stream of extents is damaged, or one of its chunks is not what the list of chunks says.
+    #[error("the image is not valid after {bytes} downloaded bytes: {source}")]
+    Extents {
+        /// Bytes that had come.
+        bytes: u64,
+        /// What is wrong.
+        source: ExtentsError,
+    },
+    /// The extents were made from another image. The disk was not touched.
+    #[error("the extents were made from the image {found}, the one asked for is {expected}")]
+    OtherImage {
+        /// Checksum of the image that is wanted.
+        expected: Checksum,
+        /// Checksum of the image that they were made from.
+        found: Checksum,
     },
     /// There is nothing in it. The disk was not touched.
     #[error("the image is empty")]

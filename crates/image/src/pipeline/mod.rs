@@ -11,6 +11,7 @@
 
 mod decode;
 mod error;
+mod extents;
 mod progress;
 #[cfg(test)]
 mod tests;
@@ -23,8 +24,8 @@ use crate::{
     Checksum, ChecksumAlgorithm,
     device::{BlockDevice, write_sparse},
 };
-pub use decode::Compression;
 use decode::Decoder;
+pub use decode::{Compression, Unpacker};
 pub use error::ImageError;
 pub use progress::{Progress, Stage, Throttle};
 
@@ -38,6 +39,8 @@ pub struct WriteOptions {
     pub checksum: Checksum,
     /// How the file is packed.
     pub compression: Compression,
+    /// Of the image that extents were made from, if they are to be of a certain one.
+    pub source: Option<Checksum>,
     /// Upper limit of the download and of what it unpacks to. 0 means: the size of the disk.
     pub max_bytes: u64,
     /// How long the download is, where the server said so.
@@ -50,7 +53,14 @@ impl WriteOptions {
     /// Options with the usual block size and no limit but the disk.
     #[must_use]
     pub fn new(checksum: Checksum, compression: Compression) -> Self {
-        Self { checksum, compression, max_bytes: 0, download_bytes: None, block_bytes: 1024 * 1024 }
+        Self {
+            checksum,
+            compression,
+            source: None,
+            max_bytes: 0,
+            download_bytes: None,
+            block_bytes: 1024 * 1024,
+        }
     }
 }
 
@@ -87,7 +97,10 @@ pub fn write_image(
         }
     }
     let job = Job { options, limit, observe, zeroed: 0 };
-    job.run(source, device)
+    match options.compression {
+        Compression::Extents => job.run_extents(source, device),
+        _ => job.run(source, device),
+    }
 }
 
 struct Job<'a> {
@@ -130,22 +143,35 @@ impl Job<'_> {
             written += filled as u64;
             self.observe(Stage::Writing, decoder.bytes_read(), self.options.download_bytes)?;
         }
+        drop(block);
         let content = hex::encode(content.finish());
         let (bytes_read, download) = decoder.finish(&content)?;
-        self.sync(device)?;
-        self.write(device, 0, &head)?;
-        self.sync(device)?;
-        drop(head);
-        let verified = self.verify(device, &content, written, &mut block);
+        self.complete(device, &head, content, written, (bytes_read, download))
+    }
+
+    /// The end of a write whose download was found right: the head, and the proof.
+    fn complete(
+        self,
+        device: &mut dyn BlockDevice,
+        head: &[u8],
+        content: String,
+        written: u64,
+        (bytes_read, download): (u64, Checksum),
+    ) -> Result<Written, ImageError> {
+        let mut job = self;
+        job.sync(device)?;
+        job.write(device, 0, head)?;
+        job.sync(device)?;
+        let verified = job.verify(device, &content, written);
         if verified.is_err() {
             // Best effort: what cannot be trusted should not boot. The error that counts is the first.
-            let _ = device.write_zeroes(0, written.min(block_bytes as u64)).and_then(|()| device.sync());
+            let _ = device.write_zeroes(0, written.min(head.len() as u64)).and_then(|()| device.sync());
         }
         verified?;
         Ok(Written {
             bytes_read,
             bytes_written: written,
-            bytes_zeroed: self.zeroed,
+            bytes_zeroed: job.zeroed,
             download,
             content_sha256: content,
         })
@@ -182,8 +208,8 @@ impl Job<'_> {
         device: &mut dyn BlockDevice,
         expected: &str,
         length: u64,
-        block: &mut [u8],
     ) -> Result<(), ImageError> {
+        let mut block = vec![0; self.options.block_bytes.max(ZERO_STEP)];
         device.drop_caches().map_err(|source| ImageError::Device {
             operation: "drop caches",
             offset: 0,

@@ -51,8 +51,29 @@ fn pack(compression: Compression, data: &[u8]) -> Vec<u8> {
             encoder.finish().unwrap()
         }
         Compression::Zstd => zstd::encode_all(data, 1).unwrap(),
+        Compression::Xz => {
+            let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 1);
+            encoder.write_all(data).unwrap();
+            encoder.finish().unwrap()
+        }
+        Compression::Extents => extents(data),
     }
 }
+
+/// The image that extents are said to be made from.
+fn qcow2_checksum() -> Checksum {
+    Checksum::new(ChecksumAlgorithm::Sha256, &"42".repeat(32)).unwrap()
+}
+
+fn extents(data: &[u8]) -> Vec<u8> {
+    let mut image = crate::Qcow2::open(crate::qcow2_of(data), u64::MAX).unwrap();
+    let mut file = Vec::new();
+    crate::extents::pack(&mut image, &qcow2_checksum(), &mut file, &mut |_, _| Ok(())).unwrap();
+    file
+}
+
+const ALL: [Compression; 5] =
+    [Compression::None, Compression::Gzip, Compression::Zstd, Compression::Xz, Compression::Extents];
 
 fn options(file: &[u8], compression: Compression) -> WriteOptions {
     let checksum = Checksum::new(ChecksumAlgorithm::Sha256, &sha256(file)).unwrap();
@@ -80,7 +101,7 @@ fn sample(length: usize) -> Vec<u8> {
 #[test]
 fn a_disk_full_of_older_things_holds_exactly_the_image() {
     let image = sample(700_001);
-    for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+    for compression in ALL {
         let file = pack(compression, &image);
         let mut device = MemDevice::from_bytes(vec![0xee; 1_000_000]);
         let written = write(&file, &mut device, &options(&file, compression)).unwrap();
@@ -163,6 +184,55 @@ fn a_short_or_long_download_is_named_so() {
 }
 
 #[test]
+fn holes_of_extents_are_made_zeros_and_the_whole_disk_is_hashed() {
+    // Two chunks of noise with holes of several chunks before, between and behind them.
+    let (noise, hole) = (sample(90_000), 9 << 20);
+    let image = [vec![0; hole], noise.clone(), vec![0; hole], noise, vec![0; hole]].concat();
+    let file = extents(&image);
+    let disk = MemDevice::from_bytes(vec![0xa5; image.len() + 100_000]);
+    let options = WriteOptions { source: Some(qcow2_checksum()), ..options(&file, Compression::Extents) };
+    let written = write(&file, &mut disk.clone(), &options).unwrap();
+    assert!(disk.to_bytes()[..image.len()] == image);
+    assert_eq!((written.bytes_written, written.content_sha256), (image.len() as u64, sha256(&image)));
+    // A disk that forgets to zero is found out by the read-back.
+    let faults = Faults { lose_zeroes: true, ..Faults::default() };
+    let mut device = FaultyDevice::new(MemDevice::from_bytes(vec![0xa5; image.len()]), faults);
+    let error = write(&file, &mut device, &options).unwrap_err();
+    assert!(matches!(error, ImageError::Verify { .. }), "{error}");
+}
+
+#[test]
+fn extents_of_another_image_or_of_a_larger_disk_are_refused_before_the_disk_is_touched() {
+    let image = sample(200_000);
+    let file = extents(&image);
+    let full = vec![0xee; 300_000];
+    let other = Checksum::new(ChecksumAlgorithm::Sha256, &"43".repeat(32)).unwrap();
+    let mut options = WriteOptions { source: Some(other), ..options(&file, Compression::Extents) };
+    let mut device = MemDevice::from_bytes(full.clone());
+    let error = write(&file, &mut device, &options).unwrap_err();
+    assert!(matches!(error, ImageError::OtherImage { .. }), "{error}");
+    assert_eq!(device.to_bytes(), full);
+    options.source = None;
+    let mut device = MemDevice::from_bytes(full[..150_000].to_vec());
+    let error = write(&file, &mut device, &options).unwrap_err();
+    assert!(matches!(error, ImageError::TooLarge { image: 200_000, device: 150_000 }), "{error}");
+    assert_eq!(device.to_bytes(), full[..150_000]);
+}
+
+#[test]
+fn a_chunk_that_is_not_what_the_list_says_is_not_written() {
+    let image = [sample(5 << 20), vec![0; 1 << 20]].concat();
+    let mut file = extents(&image);
+    let at = file.len() - 1000;
+    file[at] ^= 1;
+    let options = options(&file, Compression::Extents);
+    let device = MemDevice::from_bytes(vec![0; image.len()]);
+    let error = write(&file, &mut device.clone(), &options).unwrap_err();
+    assert!(matches!(error, ImageError::Extents { .. }), "{error}");
+    assert!(device.to_bytes()[4 << 20..].iter().all(|byte| *byte == 0));
+}
+
+#[test]
 fn it_can_be_cancelled_in_both_stages() {
     let image = sample(400_000);
     for stage in [Stage::Writing, Stage::Verifying] {
@@ -234,7 +304,7 @@ proptest! {
     #[test]
     fn never_silent(
         image in content(),
-        compression in prop_oneof![Just(Compression::None), Just(Compression::Gzip), Just(Compression::Zstd)],
+        compression in prop::sample::select(&ALL),
         sizes in prop::collection::vec(1usize..200_000, 0..6),
         spare in 0usize..100_000,
         announce: bool,

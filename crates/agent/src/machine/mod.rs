@@ -1,0 +1,14 @@
+//! A real machine: what Linux says of it and how it is made to do things. The parsing is pure and works on any folder
+//! that looks like `/sys` or `/proc`.
+
+mod console;
+mod dhcp;
+mod direct;
+mod dmi;
+mod hardware;
+pub(crate) mod init;
+mod modules;
+mod mounts;
+mod network;
+mod static_net;
+mod sysfs;

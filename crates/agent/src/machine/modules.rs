@@ -1,0 +1,274 @@
+//! Kernel modules: which one a device asks for, what it needs, and loading it.
+//!
+//! Formats: `modules.alias` (`alias PATTERN MODULE`) and `modules.dep` (`FILE: FILE…`) as depmod(8) writes them.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use super::sysfs;
+
+/// How deep `/sys/devices` is followed.
+const DEPTH: usize = 24;
+
+/// Loaded whether a device asks for them or not: disks and CDs behind controllers, and what the agent itself needs.
+const ALWAYS: [&str; 8] =
+    ["af_packet", "efivarfs", "sd_mod", "sr_mod", "nvme", "virtio_pci", "virtio_blk", "ipv6"];
+
+/// What depmod wrote, in memory.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    /// Pattern and module.
+    aliases: Vec<(String, String)>,
+    /// File of a module and the files that it needs, nearest first.
+    files: HashMap<String, (String, Vec<String>)>,
+}
+
+impl Index {
+    /// Reads the texts of `modules.alias` and `modules.dep`. Lines that are none are passed over.
+    pub(super) fn parse(aliases: &str, dependencies: &str) -> Self {
+        let aliases = aliases
+            .lines()
+            .filter_map(|line| {
+                let (pattern, module) = line.strip_prefix("alias ")?.rsplit_once(' ')?;
+                Some((pattern.trim().to_owned(), underscored(module.trim())))
+            })
+            .collect();
+        let files = dependencies
+            .lines()
+            .filter_map(|line| {
+                let (file, needs) = line.split_once(':')?;
+                let needs = needs.split_ascii_whitespace().map(str::to_owned).collect();
+                Some((module_name(file), (file.to_owned(), needs)))
+            })
+            .collect();
+        Self { aliases, files }
+    }
+
+    /// Modules that fit the modalias of a device.
+    pub(super) fn fitting<'a>(&'a self, modalias: &str) -> impl Iterator<Item = &'a str> {
+        self.aliases
+            .iter()
+            .filter(move |(p, _)| fits(p.as_bytes(), modalias.as_bytes()))
+            .map(|(_, m)| m.as_str())
+    }
+
+    /// Files to load for a module, in this order. Empty where there is none (it may be built in).
+    pub(super) fn order(&self, module: &str) -> Vec<&str> {
+        let Some((file, needs)) = self.files.get(&underscored(module)) else { return Vec::new() };
+        // depmod lists what is needed from near to far.
+        needs.iter().rev().map(String::as_str).chain([file.as_str()]).collect()
+    }
+}
+
+fn underscored(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+/// `kernel/drivers/net/virtio_net.ko` → `virtio_net`.
+fn module_name(file: &str) -> String {
+    let name = file.rsplit('/').next().unwrap_or(file);
+    underscored(name.split(".ko").next().unwrap_or(name))
+}
+
+/// Shell patterns as modalias uses them: `*`, `?` and `[…]`. Never more than length × length steps.
+fn fits(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        let step = match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, t));
+                p += 1;
+                continue;
+            }
+            Some(b'?') => Some(1),
+            Some(b'[') => set(&pattern[p..], text[t]),
+            Some(byte) if *byte == text[t] => Some(1),
+            _ => None,
+        };
+        match (step, star) {
+            (Some(length), _) => {
+                p += length;
+                t += 1;
+            }
+            (None, Some((at, from))) => {
+                star = Some((at, from + 1));
+                p = at + 1;
+                t = from + 1;
+            }
+            (None, None) => return false,
+        }
+    }
+    pattern[p..].iter().all(|byte| *byte == b'*')
+}
+
+/// Length of the set at the beginning of `pattern` if it holds `byte`.
+fn set(pattern: &[u8], byte: u8) -> Option<usize> {
+    let end = pattern.iter().position(|b| *b == b']')?;
+    let inner = &pattern[1..end];
+    let mut at = 0;
+    while at < inner.len() {
+        if inner.get(at + 1) == Some(&b'-') && at + 2 < inner.len() {
+            if (inner[at]..=inner[at + 2]).contains(&byte) {
+                return Some(end + 1);
+            }
+            at += 3;
+        } else {
+            if inner[at] == byte {
+                return Some(end + 1);
+            }
+            at += 1;
+        }
+    }
+    None
+}
+
+/// Loads what the machine's devices ask for.
+#[derive(Debug)]
+pub(super) struct Loader {
+    folder: PathBuf,
+    index: Index,
+    tried: HashSet<String>,
+    loaded: usize,
+}
+
+impl Loader {
+    /// For the running kernel; `None` where the initramfs has no modules for it.
+    pub(super) fn for_running_kernel() -> Option<Self> {
+        let release = sysfs::text("/proc/sys/kernel/osrelease");
+        let folder = ["/lib/modules", "/usr/lib/modules"]
+            .iter()
+            .map(|base| Path::new(base).join(&release))
+            .find(|folder| folder.join("modules.dep").exists())?;
+        let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap_or_default();
+        let index = Index::parse(&read("modules.alias"), &read("modules.dep"));
+        Some(Self { folder, index, tried: HashSet::new(), loaded: 0 })
+    }
+
+    /// How many were loaded so far.
+    pub(super) fn loaded(&self) -> usize {
+        self.loaded
+    }
+
+    /// Loads for every device that is there now. Returns whether anything new was loaded.
+    pub(super) fn round(&mut self) -> bool {
+        let before = self.loaded;
+        let mut wanted: BTreeSet<String> = ALWAYS.iter().map(|name| (*name).to_owned()).collect();
+        for modalias in modaliases(Path::new("/sys/devices")) {
+            wanted.extend(self.index.fitting(&modalias).map(str::to_owned));
+        }
+        for module in wanted {
+            self.load(&module);
+        }
+        self.loaded > before
+    }
+
+    fn load(&mut self, module: &str) {
+        let files: Vec<String> = self.index.order(module).into_iter().map(str::to_owned).collect();
+        for file in files {
+            if !self.tried.insert(file.clone()) {
+                continue;
+            }
+            match insert(&self.folder.join(&file)) {
+                Ok(()) => self.loaded += 1,
+                Err(error) => tracing::debug!(module, file, %error, "module not loaded"),
+            }
+        }
+    }
+}
+
+fn insert(file: &Path) -> io::Result<()> {
+    let module = File::open(file)?;
+    match rustix::system::finit_module(&module, c"", 0) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Modaliases of all devices.
+fn modaliases(root: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut folders = vec![(root.to_owned(), 0)];
+    while let Some((folder, depth)) = folders.pop() {
+        for path in sysfs::entries(&folder) {
+            let Ok(kind) = path.symlink_metadata().map(|metadata| metadata.file_type()) else { continue };
+            if kind.is_dir() && depth < DEPTH {
+                folders.push((path, depth + 1));
+            } else if kind.is_file() && path.ends_with("modalias") {
+                let modalias = sysfs::text(&path);
+                if !modalias.is_empty() {
+                    found.insert(modalias);
+                }
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn patterns_fit_as_a_shell_would() {
+        for (pattern, text, expected) in [
+            ("virtio:d00000001v*", "virtio:d00000001v00001AF4", true),
+            ("pci:v00001AF4d*sv*sd*bc*sc*i*", "pci:v00001AF4d00001041sv00001AF4sd00001100bc02sc00i00", true),
+            ("pci:v00008086d*", "pci:v00001AF4d00001041", false),
+            ("usb:v*p*d*dc*dsc*dp*ic08isc06ip50in*", "usb:v1p2d3dc4dsc5dp6ic08isc06ip50in0", true),
+            (
+                "cpu:type:x86,ven*fam*mod*:feature:*0099*",
+                "cpu:type:x86,ven0000fam0006mod0055:feature:,0000,0099,",
+                true,
+            ),
+            ("a[0-9]c", "a5c", true),
+            ("a[0-9]c", "axc", false),
+            ("a?c", "abc", true),
+            ("", "", true),
+            ("*", "", true),
+            ("a", "", false),
+        ] {
+            assert_eq!(fits(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn what_a_module_needs_comes_before_it() {
+        let index = Index::parse(
+            "# aliases\nalias virtio:d00000001v* virtio_net\nalias pci:* virtio-pci\nbroken\n",
+            "kernel/net/net_failover.ko: kernel/net/failover.ko\n\
+             kernel/drivers/net/virtio_net.ko: kernel/net/net_failover.ko kernel/net/failover.ko\n\
+             kernel/drivers/virtio/virtio-pci.ko:\n",
+        );
+        assert_eq!(index.fitting("virtio:d00000001v00001AF4").collect::<Vec<_>>(), ["virtio_net"]);
+        assert_eq!(
+            index.order("virtio_net"),
+            ["kernel/net/failover.ko", "kernel/net/net_failover.ko", "kernel/drivers/net/virtio_net.ko"]
+        );
+        assert_eq!(index.order("virtio_pci"), ["kernel/drivers/virtio/virtio-pci.ko"]);
+        assert!(index.order("built_in").is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn no_pattern_makes_it_panic(pattern in "[a-c*?\\[\\]-]{0,12}", text in "[a-c]{0,12}") {
+            let _ = fits(pattern.as_bytes(), text.as_bytes());
+        }
+
+        #[test]
+        fn a_text_fits_itself_and_a_star(text in "[a-z0-9:]{0,20}", cut in 0usize..20) {
+            prop_assert!(fits(text.as_bytes(), text.as_bytes()));
+            let cut = cut.min(text.len());
+            let pattern = format!("{}*", &text[..cut]);
+            prop_assert!(fits(pattern.as_bytes(), text.as_bytes()));
+        }
+    }
+}

@@ -2,6 +2,7 @@
 //!
 //! Parsing is clap's; what clap cannot say is checked by [`Options::validate`], purely.
 
+mod network;
 mod units;
 
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use url::{Host, Url};
 
+pub use network::{AddressRange, Dhcp, DhcpMode, NetworkBoot, Reservation};
 pub use units::{Bind, ByteSize};
 
 /// Why the options cannot be used: which flag, why, and what to give instead.
@@ -161,6 +163,10 @@ pub struct Options {
     #[arg(long, env = "FERRIC_AGENT_URL", value_name = "URL", help_heading = "Servers")]
     pub agent_url: Option<Url>,
 
+    /// Folder of an agent image, as `make agent-image` makes it: with it servers boot the agent from virtual media, UEFI HTTP boot or PXE [default: none]
+    #[arg(long, env = "FERRIC_AGENT_IMAGE_DIR", value_name = "FOLDER", help_heading = "Images")]
+    pub agent_image_dir: Option<PathBuf>,
+
     /// Folder in which fetched and unpacked images are kept; may be emptied at any time
     #[arg(
         long,
@@ -180,6 +186,10 @@ pub struct Options {
         default_value = "20Gi"
     )]
     pub image_cache_size: ByteSize,
+
+    /// DHCP and TFTP
+    #[command(flatten)]
+    pub network_boot: NetworkBoot,
 
     /// Images that are streamed to agents at the same time; further agents wait
     #[arg(
@@ -280,6 +290,9 @@ impl Options {
                 *text = None;
             }
         }
+        if self.agent_image_dir.as_ref().is_some_and(|folder| folder.as_os_str().is_empty()) {
+            self.agent_image_dir = None;
+        }
         self
     }
 
@@ -300,7 +313,7 @@ impl Options {
                 ));
             }
         }
-        self.boot_base()?;
+        self.dhcp()?;
         self.agent_base()?;
         crate::telemetry::logs::filter(&self.log_level)
             .map(|_| ())
@@ -360,6 +373,15 @@ impl Options {
     /// What hosts are told as the boot server, without a trailing slash.
     pub fn boot_base(&self) -> Result<String, OptionsError> {
         base("--boot-url", self.boot_url.as_ref(), "http", self.boot_bind_address)
+    }
+
+    /// The DHCP server that is asked for.
+    pub fn dhcp(&self) -> Result<Option<Dhcp>, OptionsError> {
+        let boot_url = self.boot_base()?;
+        let url = boot_url
+            .parse()
+            .map_err(|e| error("--boot-url", format!("{boot_url}: {e}"), "correct the URL"))?;
+        self.network_boot.dhcp(&url, self.agent_image_dir.is_some())
     }
 
     /// What agents are told as their server, without a trailing slash.

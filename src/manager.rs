@@ -10,17 +10,19 @@ use anyhow::Context as _;
 use ferric_api::{BareMetalCluster, BareMetalHost, BareMetalMachine};
 use ferric_bmc::BmcPool;
 use kube::Client;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use url::Url;
 
-use crate::boot::{Artifacts, BootServer};
+use crate::boot::choice::Offers;
+use crate::boot::dhcp::{DhcpServer, Sockets};
+use crate::boot::{self, AgentImage, Artifacts, BootLookup, BootServer};
 use crate::capi::{Cluster, Machine};
-use crate::config::Options;
-use crate::controllers::host::{BootSettings, BootSlots, HostContext, HostParts, HostRegistrar};
+use crate::config::{Dhcp, Options};
+use crate::controllers::host::{BootSettings, BootSlots, HostBoots, HostContext, HostParts, HostRegistrar};
 use crate::controllers::{cluster, host, machine};
 use crate::deploy::{self, AgentServer, Hub, ImageCache, Leadership, ProviderKeys};
 use crate::host::Limits;
@@ -50,6 +52,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let agent_listener = bind("--agent-bind-address", options.agent_bind_address).await?;
     let boot_url: Url = options.boot_base()?.parse().context("--boot-url")?;
     let agent_url: Url = options.agent_base()?.parse().context("--agent-url")?;
+    let agent_image = open_agent_image(&options).await?;
+    let dhcp = options.dhcp()?;
 
     let leader = if options.leader_elect {
         let config = ElectionConfig {
@@ -108,6 +112,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             agent_url: agent_url.clone(),
             keys: keys.clone(),
             slots: BootSlots::new(options.max_boots_in_flight as usize, wake.clone()),
+            offers: Offers { media: agent_image.is_some(), network: dhcp.is_some() },
         },
         limits: Limits {
             agent_boot: options.agent_boot_timeout(),
@@ -132,15 +137,23 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             ..deploy::Limits::default()
         },
     };
+    let lookup: Arc<dyn BootLookup> = Arc::new(HostBoots::new(host_context.clone()));
+    if let (Some(dhcp), Some(image)) = (dhcp, &agent_image) {
+        let (leader, lookup) = (leadership.clone(), lookup.clone());
+        serve_network_boot(&options, dhcp, image, &boot_url, leader, lookup, &stop, &mut tasks).await?;
+    }
     let boot_server = BootServer {
         token_key: keys.token_key().to_vec(),
         agent_url,
         ca_sha256: keys.ca_sha256(),
         artifacts: Artifacts::new(
-            boot_url.join("agent/vmlinuz").context("--boot-url")?,
-            boot_url.join("agent/initrd.img").context("--boot-url")?,
-            "",
+            boot::artifact_url(&boot_url, "vmlinuz"),
+            boot::artifact_url(&boot_url, "initrd.img"),
+            if agent_image.is_some() { boot::KERNEL_ARGUMENTS } else { "" },
         )?,
+        token_lifetime: boot::token_lifetime(options.agent_boot_timeout()),
+        image: agent_image,
+        lookup: Some(lookup),
         leader: leadership,
     };
     let (serving, serving_boot) = (stop.clone(), stop.clone());
@@ -286,6 +299,39 @@ async fn client(options: &Options) -> anyhow::Result<Client> {
         }
     };
     Ok(Client::try_from(config)?)
+}
+
+/// Opens the agent image, if there is to be one. Checking it reads all of it.
+async fn open_agent_image(options: &Options) -> anyhow::Result<Option<AgentImage>> {
+    let Some(folder) = options.agent_image_dir.clone() else { return Ok(None) };
+    let image = tokio::task::spawn_blocking(move || AgentImage::open(&folder)).await?;
+    Ok(Some(image.context("--agent-image-dir")?))
+}
+
+/// DHCP and TFTP.
+#[expect(clippy::too_many_arguments, reason = "the composition root hands out what it made")]
+async fn serve_network_boot(
+    options: &Options,
+    dhcp: Dhcp,
+    image: &AgentImage,
+    boot_url: &Url,
+    leader: watch::Receiver<Leadership>,
+    lookup: Arc<dyn BootLookup>,
+    stop: &CancellationToken,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let address = options.network_boot.tftp_bind_address;
+    let tftp = UdpSocket::bind(address).await.with_context(|| format!("--tftp-bind-address {address}"))?;
+    let Dhcp { interface, settings, pool } = dhcp;
+    let sockets = Sockets::bind(&interface).with_context(|| {
+        format!("--dhcp-interface {interface}: ports 67 and 4011, which need CAP_NET_BIND_SERVICE")
+    })?;
+    let files = boot::tftp_files(image).context("--agent-image-dir")?;
+    let server = DhcpServer { settings, boot_url: boot_url.clone(), pool, leader, lookup };
+    let (serving, stopping) = (stop.clone(), stop.clone());
+    tasks.spawn(async move { Ok(server.serve(sockets, serving).await?) });
+    tasks.spawn(async move { Ok(boot::tftp::serve(tftp, files, stopping).await?) });
+    Ok(())
 }
 
 async fn bind(flag: &str, address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {

@@ -1,8 +1,22 @@
-//! Boot artifacts that the provider makes itself: the iPXE script of one boot of one host.
+//! What machines boot the agent from: iPXE scripts, ISO images, kernel and initramfs, in plain HTTP, since firmware
+//! cannot do better everywhere.
 //!
-//! The script is served in plain HTTP, since firmware cannot do better everywhere; kernel and initramfs come from the
-//! artifact server. The only secret is the boot token, in the URL and in the script: it is good for one key of one boot
-//! of one host, and is not spent here, because firmware asks again. Nothing but these scripts is served.
+//! A script or an ISO is that of one boot of one host. The only secret in it is the boot token, which is also in its
+//! URL: it is good for one key of one boot of one host, and is not spent here, because firmware asks again.
+//!
+//! - [`choice`]: which way a host boots. Pure.
+//! - [`dhcp`] and [`tftp`]: for machines that boot from the network without being told a URL.
+//! - [`image`]: the folder that `make agent-image` makes.
+//! - [`media`]: the bytes of a host's own ISO. Pure.
+
+pub mod choice;
+pub mod dhcp;
+mod files;
+mod idle;
+pub mod image;
+mod lookup;
+pub mod media;
+pub mod tftp;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -13,20 +27,45 @@ use axum::{
     routing::get,
 };
 use ferric_protocol::{BootData, BootDataError, BootToken};
-use http::{StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{Semaphore, watch},
 };
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::deploy::{Leadership, connection::serve_connection, server::accept};
+pub use self::image::{AgentImage, AgentImageError};
+pub use self::lookup::{BootLookup, KnownHost};
+use self::{idle::Idle, media::Patch};
+use crate::{
+    deploy::{Leadership, connection::serve_connection, server::accept},
+    key::Key,
+};
 
 /// Connections at once. A script is answered in a millisecond.
 const CONNECTIONS: usize = 4096;
-/// Time from connecting to the end of the connection: one small request.
-const CONNECTION: Duration = Duration::from_secs(60);
+/// A connection on which nothing moves ends after this long.
+const IDLE: Duration = Duration::from_secs(60);
+/// Time from connecting to the end of the connection. A BMC reads an ISO of a server that boots for many minutes, and
+/// comes again when the connection has ended.
+const CONNECTION: Duration = Duration::from_secs(3600);
+/// Files that are sent at once; each has a few hundred kilobytes of memory.
+const STREAMS: usize = 512;
+/// How long a token is good beyond the time that an agent boot may take: firmware may retry until it is given up.
+const TOKEN_MARGIN: Duration = Duration::from_secs(600);
+/// Arguments of the agent's kernel beside the boot data.
+pub const KERNEL_ARGUMENTS: &str = "console=tty0 console=ttyS0,115200";
+/// The agent is told through which network card iPXE came, as PXELINUX has it.
+const IPXE_ARGUMENTS: &str = "BOOTIF=01-${netX/mac:hexhyp}";
+
+/// What iPXE does without a script.
+const AUTOEXEC: &str = "#!ipxe\nautoboot\n";
+
+/// How long the token of a boot is good.
+pub fn token_lifetime(agent_boot: Duration) -> Duration {
+    agent_boot + TOKEN_MARGIN
+}
 
 /// Kernel and initramfs of the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,49 +114,112 @@ fn is_plain(text: &str) -> bool {
         && !text.contains("||")
 }
 
-/// URL of the script for the boot that `token` was made for.
-pub fn boot_url(boot_base: &Url, token: &str) -> Url {
+/// What is fetched for a boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootFile {
+    /// The iPXE script.
+    Script,
+    /// The ISO image.
+    Iso,
+}
+
+/// URL of a file for the boot that `token` was made for.
+pub fn boot_url(boot_base: &Url, token: &str, file: BootFile) -> Url {
+    let name = match file {
+        BootFile::Script => "boot.ipxe",
+        BootFile::Iso => "agent.iso",
+    };
     let mut url = boot_base.clone();
     if let Ok(mut path) = url.path_segments_mut() {
-        path.pop_if_empty().extend(["boot", token, "boot.ipxe"]);
+        path.pop_if_empty().extend(["boot", token, name]);
     }
     url
 }
 
-/// The script: fetch kernel and initramfs, start the kernel with the boot data on its command line.
-pub fn ipxe_script(boot: &BootData, artifacts: &Artifacts) -> String {
+/// URL of a file of the agent image.
+pub fn artifact_url(boot_base: &Url, name: &str) -> Url {
+    let mut url = boot_base.clone();
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.pop_if_empty().extend(["agent", name]);
+    }
+    url
+}
+
+/// The script: fetch kernel and initramfs, start the kernel with the boot data on its command line. `more` are
+/// arguments in which iPXE fills in what only it knows.
+pub fn ipxe_script(boot: &BootData, artifacts: &Artifacts, more: &str) -> String {
     let Artifacts { kernel, initrd, arguments } = artifacts;
-    let arguments = if arguments.is_empty() { String::new() } else { format!(" {arguments}") };
+    let arguments: String = [arguments.as_str(), more]
+        .iter()
+        .filter(|text| !text.is_empty())
+        .map(|text| format!(" {text}"))
+        .collect();
     format!(
         "#!ipxe\nkernel {kernel} initrd=initrd.img {boot}{arguments}\ninitrd --name initrd.img {initrd}\nboot\n",
         boot = boot.to_kernel_args()
     )
 }
 
-/// What the scripts say.
+/// The files that PXE firmware and iPXE fetch by TFTP.
+pub fn tftp_files(image: &AgentImage) -> io::Result<tftp::Files> {
+    use std::os::unix::fs::FileExt;
+    let mut files = tftp::Files::new();
+    for (name, artifact) in
+        [(dhcp::decide::IPXE_BIOS, &image.ipxe_bios), (dhcp::decide::IPXE_EFI, &image.ipxe_efi)]
+    {
+        let mut content = vec![0; usize::try_from(artifact.size).map_err(io::Error::other)?];
+        artifact.file.read_exact_at(&mut content, 0)?;
+        files.insert(name.to_owned(), content.into());
+    }
+    // Newer iPXE looks for it before it asks DHCP.
+    files.insert("autoexec.ipxe".to_owned(), AUTOEXEC.as_bytes().into());
+    Ok(files)
+}
+
+/// What is served, and what scripts and media say.
 #[derive(Clone)]
 pub struct BootServer {
     /// Key of the boot tokens.
     pub token_key: Vec<u8>,
+    /// How long tokens are good: see [`token_lifetime`].
+    pub token_lifetime: Duration,
     /// Where agents find the provider.
     pub agent_url: Url,
     /// SHA-256 (hex) of the CA that they trust.
     pub ca_sha256: String,
-    /// Kernel and initramfs.
+    /// Kernel and initramfs, as scripts name them.
     pub artifacts: Artifacts,
+    /// The agent image; without, only scripts are served.
+    pub image: Option<AgentImage>,
+    /// The hosts: a medium says which network card to use.
+    pub lookup: Option<Arc<dyn BootLookup>>,
     /// Whether this provider holds the lease.
     pub leader: watch::Receiver<Leadership>,
 }
 
+/// What the handlers share.
+struct Shared {
+    server: BootServer,
+    streams: Arc<Semaphore>,
+}
+
+/// A refusal: status and sentence.
+type Refusal = (StatusCode, String);
+
 impl BootServer {
-    /// Serves `GET /boot/{token}/boot.ipxe` until `shutdown` is cancelled.
+    /// Serves `/boot/{token}/boot.ipxe`, `/boot/{token}/agent.iso` and the files of the agent image below `/agent/` until
+    /// `shutdown` is cancelled.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
-        let router = Router::new().route("/boot/{token}/boot.ipxe", get(script)).with_state(Arc::new(self));
+        let router = Router::new()
+            .route("/boot/{token}/boot.ipxe", get(script))
+            .route("/boot/{token}/agent.iso", get(iso))
+            .route("/agent/{name}", get(artifact))
+            .with_state(Arc::new(Shared { server: self, streams: Arc::new(Semaphore::new(STREAMS)) }));
         accept(listener, CONNECTIONS, &shutdown, |stream: TcpStream| {
             let (router, shutdown) = (router.clone(), shutdown.clone());
             async move {
                 let _ = stream.set_nodelay(true);
-                let serving = serve_connection(stream, router, None, &shutdown);
+                let serving = serve_connection(Idle::new(stream, IDLE), router, None, &shutdown);
                 let _ = tokio::time::timeout(CONNECTION, serving).await;
             }
         })
@@ -125,21 +227,44 @@ impl BootServer {
         Ok(())
     }
 
-    /// The answer to a request at the time `now` (seconds since 1970).
-    fn answer(&self, token: &str, now: u64) -> Result<String, (StatusCode, String)> {
+    /// Checks a token at the time `now` (seconds since 1970).
+    fn verify(&self, token: &str, now: u64) -> Result<BootToken, Refusal> {
         if let Some(sentence) = self.leader.borrow().refusal() {
             return Err((StatusCode::SERVICE_UNAVAILABLE, sentence));
         }
-        let facts = BootToken::verify(&self.token_key, token, now).map_err(|error| {
-            tracing::warn!(%error, "boot script refused");
+        BootToken::verify(&self.token_key, token, now).map_err(|error| {
+            tracing::warn!(%error, "boot refused");
             (StatusCode::FORBIDDEN, "this boot token is not valid\n".to_owned())
-        })?;
-        let boot = self.boot_data(token, now).map_err(|error| {
-            tracing::error!(%error, "no boot data can be made");
-            (StatusCode::INTERNAL_SERVER_ERROR, "the provider is misconfigured\n".to_owned())
-        })?;
+        })
+    }
+
+    /// The script for a token.
+    fn script(&self, token: &str, now: u64) -> Result<String, Refusal> {
+        let facts = self.verify(token, now)?;
+        let boot = self.boot_data(token, now).map_err(misconfigured)?;
         tracing::info!(host = facts.host, boot_number = facts.boot_number, "boot script given");
-        Ok(ipxe_script(&boot, &self.artifacts))
+        let more = if self.image.is_some() { IPXE_ARGUMENTS } else { "" };
+        Ok(ipxe_script(&boot, &self.artifacts, more))
+    }
+
+    /// The template of the ISO, and what is different in that of this token.
+    fn iso(&self, token: &str, now: u64) -> Result<(Arc<image::Artifact>, Patch, BootToken), Refusal> {
+        let facts = self.verify(token, now)?;
+        let Some(image) = &self.image else {
+            let sentence = "this provider has no agent image: start the manager with --agent-image-dir\n";
+            return Err((StatusCode::NOT_FOUND, sentence.to_owned()));
+        };
+        // A medium is read in pieces, by firmware more than once: all of them must be of the same medium, so it is
+        // dated by its token.
+        let made = facts.expires.saturating_sub(self.token_lifetime.as_secs()).min(now);
+        let boot = self.boot_data(token, made).map_err(misconfigured)?;
+        let card = Key::parse(&facts.host).and_then(|host| self.lookup.as_ref()?.boot_mac(&host));
+        let card =
+            card.map(|mac| format!(" BOOTIF=01-{}", mac.to_string().replace(':', "-"))).unwrap_or_default();
+        media::grub_config(&boot, &format!("{KERNEL_ARGUMENTS}{card}"), image.grub_config.length)
+            .and_then(|text| Patch::new(image.grub_config, text))
+            .map(|patch| (image.iso.clone(), patch, facts))
+            .ok_or_else(|| misconfigured("the boot data do not fit into the room that the ISO has for them"))
     }
 
     fn boot_data(&self, token: &str, now: u64) -> Result<BootData, BootDataError> {
@@ -147,15 +272,64 @@ impl BootServer {
     }
 }
 
-async fn script(State(server): State<Arc<BootServer>>, Path(token): Path<String>) -> Response {
-    let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0);
-    // A script holds a token: no proxy may keep it.
-    let headers = [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::CACHE_CONTROL, "no-store")];
-    match server.answer(&token, now) {
-        Ok(script) => (headers, script).into_response(),
-        Err((status, sentence)) => (status, headers, sentence).into_response(),
+fn misconfigured(error: impl std::fmt::Display) -> Refusal {
+    tracing::error!(%error, "no boot data can be made");
+    (StatusCode::INTERNAL_SERVER_ERROR, "the provider is misconfigured\n".to_owned())
+}
+
+fn now() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0)
+}
+
+/// Scripts and media hold a token: no proxy may keep them.
+const NOT_KEPT: (header::HeaderName, &str) = (header::CACHE_CONTROL, "no-store");
+
+fn refuse((status, sentence): Refusal) -> Response {
+    (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), NOT_KEPT], sentence).into_response()
+}
+
+async fn script(State(shared): State<Arc<Shared>>, Path(token): Path<String>) -> Response {
+    match shared.server.script(&token, now()) {
+        Ok(script) => {
+            ([(header::CONTENT_TYPE, "text/plain; charset=utf-8"), NOT_KEPT], script).into_response()
+        }
+        Err(refusal) => refuse(refusal),
     }
 }
 
+async fn iso(
+    State(shared): State<Arc<Shared>>,
+    Path(token): Path<String>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response {
+    match shared.server.iso(&token, now()) {
+        Ok((template, patch, facts)) => {
+            let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
+            // One line for a medium, not one for each of a thousand pieces.
+            if range.is_none_or(|range| range.starts_with("bytes=0-")) {
+                tracing::info!(host = facts.host, boot_number = facts.boot_number, %method, "boot medium given");
+            }
+            files::answer(&template, Some(patch), &method, &headers, &shared.streams)
+        }
+        Err(refusal) => refuse(refusal),
+    }
+}
+
+async fn artifact(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response {
+    let image = shared.server.image.as_ref();
+    match image.and_then(|image| image.artifacts().into_iter().find(|artifact| artifact.name == name)) {
+        Some(artifact) => files::answer(artifact, None, &method, &headers, &shared.streams),
+        None => refuse((StatusCode::NOT_FOUND, "no such file of the agent image\n".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod by_hand;
 #[cfg(test)]
 mod tests;

@@ -156,3 +156,49 @@ fn help_suffices() {
         assert_eq!(variable, format!("FERRIC_{}", flag.replace('-', "_").to_uppercase()));
     }
 }
+
+const SERVER: [&str; 4] = [
+    "--agent-image-dir=/a",
+    "--dhcp-mode=server",
+    "--dhcp-interface=br0",
+    "--dhcp-range=10.0.0.100-10.0.0.199/24",
+];
+
+#[test]
+fn dhcp_is_off_unless_asked_for() {
+    assert!(check(&["--agent-image-dir=/a"]).unwrap().dhcp().unwrap().is_none());
+    let proxy = check(&["--agent-image-dir=/a", "--dhcp-mode=proxy", "--dhcp-interface=br0"]).unwrap();
+    let dhcp = proxy.dhcp().unwrap().unwrap();
+    assert_eq!((dhcp.settings.server.to_string().as_str(), dhcp.pool.is_none()), ("10.0.0.1", true));
+    let reservations = "--dhcp-reservation=52:54:00:00:00:01=10.0.0.7,52:54:00:00:00:02=10.0.0.8";
+    let dhcp =
+        check(&[&SERVER[..], &[reservations, "--dhcp-router=10.0.0.254"]].concat()).unwrap().dhcp().unwrap();
+    let dhcp = dhcp.unwrap();
+    assert_eq!(dhcp.settings.network.mask.to_string(), "255.255.255.0");
+    assert!(dhcp.pool.is_some());
+}
+
+#[rstest]
+#[case(&["--dhcp-mode=proxy", "--dhcp-interface=br0"], "--agent-image-dir")]
+#[case(&["--agent-image-dir=/a", "--dhcp-mode=proxy"], "--dhcp-interface")]
+#[case(&["--agent-image-dir=/a", "--dhcp-mode=server", "--dhcp-interface=x"], "--dhcp-range")]
+#[case(&["--dhcp-range=10.0.0.100"], "prefix")]
+#[case(&["--dhcp-range=10.0.0.9-10.0.0.8/24"], "after")]
+#[case(&["--dhcp-range=10.0.0.9-10.0.1.8/24"], "one network")]
+#[case(&["--dhcp-range=10.0.0.0-10.0.0.8/24"], "nobody")]
+#[case(&["--dhcp-range=10.0.0.9-10.0.0.255/24"], "nobody")]
+#[case(&["--dhcp-range=10.0.0.9-10.0.0.10/31"], "prefix")]
+#[case(&["--dhcp-reservation=52:54:00:00:00:01"], "MAC address and")]
+fn dhcp_that_cannot_work_is_refused(#[case] arguments: &[&str], #[case] expected: &str) {
+    let error = check(arguments).unwrap_err();
+    assert!(error.contains(expected), "{error}");
+}
+
+#[rstest]
+#[case("--dhcp-reservation=52:54:00:00:00:01=10.0.1.7", "network of --dhcp-range")]
+#[case("--dhcp-server-address=10.0.0.150", "own address")]
+#[case("--dhcp-lease-seconds=5", "60 or more")]
+fn a_dhcp_server_with_odd_addresses_is_refused(#[case] more: &str, #[case] expected: &str) {
+    let error = check(&[&SERVER[..], &[more]].concat()).unwrap_err();
+    assert!(error.contains(expected), "{error}");
+}

@@ -2,11 +2,16 @@
 //!
 //! A file in the cache has the name of its digest and is put there by a rename after it was hashed and synced. After a
 //! restart it is hashed anew before the first use: a sidecar would have to be trusted as much as the file itself, while
-//! hashing reads a few GB once a process and also finds what a failing disk did in the meantime. Files stay compressed.
+//! hashing reads a few GB once a process and also finds what a failing disk did in the meantime. Raw images stay as they
+//! were downloaded, compressed or not; a qcow2 image is unpacked once, and only its extents are kept, by their own digest.
 
+mod failure;
 mod fetch;
 mod ledger;
+mod oci;
 mod request;
+mod store;
+mod unpack;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,20 +19,22 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
 use ferric_api::host::Image;
-use ferric_image::{Checksum, ChecksumAlgorithm};
+use ferric_image::Checksum;
 use ferric_protocol::v1::Compression;
 use tokio::sync::{Semaphore, mpsc};
 
 use self::{
-    fetch::{Clients, FetchError, Progress},
-    ledger::{Entry, Ledger},
-    request::{Expected, Hope, ImageRequest, Refusal, back_off, list_problem, recognise, shown},
+    failure::{Failure, failed},
+    fetch::{Clients, Place, Progress},
+    ledger::{Entry, Full, Ledger},
+    request::{Expected, Hope, ImageRequest, Kind, Refusal, back_off, list_problem, recognise, shown},
+    store::{file_name, files_in, remove_file},
 };
 use crate::key::Key;
 
@@ -68,9 +75,9 @@ pub struct ReadyImage {
     pub digest: String,
     /// Path of the image below the agents' URL.
     pub path: String,
-    /// Size of the file.
+    /// Size of the file at that path.
     pub size: u64,
-    /// How the file is compressed.
+    /// How the file at that path is compressed; a qcow2 image has become extents there.
     pub compression: Compression,
 }
 
@@ -109,14 +116,6 @@ enum Stage {
     Failed { failure: Failure, retry_at: jiff::Timestamp },
 }
 
-#[derive(Debug, Clone)]
-struct Failure {
-    reason: &'static str,
-    message: String,
-    hope: Hope,
-    permanent: bool,
-}
-
 impl ImageCache {
     /// Opens the cache in `dir`, which is made if need be. Must be called in a tokio runtime. `wake` is sent the key
     /// of every host that waits for an image when that image is there or has failed.
@@ -138,7 +137,7 @@ impl ImageCache {
         }
         // Only finds something to drop when the bound was lowered.
         for digest in ledger.make_room(0, u64::MAX).unwrap_or_default() {
-            remove_file(&dir.join(file_name(&digest)));
+            store::remove(&dir, &digest);
         }
         Ok(Self {
             inner: Arc::new(Inner {
@@ -166,7 +165,7 @@ impl ImageCache {
         let State { ledger, jobs } = &mut *state;
         let job = jobs.entry(request.clone()).or_insert_with(|| Job::new(&request));
         job.asked_at = now;
-        if let Some(ready) = job.checksum.as_ref().and_then(|c| ready(ledger, c, now)) {
+        if let Some(ready) = job.checksum.as_ref().and_then(|c| ready(ledger, c, request.kind, now)) {
             return ImageState::Ready(ready);
         }
         let progress = match &job.stage {
@@ -199,8 +198,12 @@ impl ImageCache {
 
     /// Has the file hashed anew before it is next called ready: an agent found that it is not what it should be.
     pub fn distrust(&self, digest: &str) {
-        if let Some(entry) = self.inner.state().ledger.get_mut(digest) {
-            entry.verified = None;
+        let ledger = &mut self.inner.state().ledger;
+        let made = ledger.extents_of(digest);
+        for digest in made.as_deref().into_iter().chain([digest]) {
+            if let Some(entry) = ledger.get_mut(digest) {
+                entry.verified = None;
+            }
         }
     }
 
@@ -208,8 +211,11 @@ impl ImageCache {
     pub(super) fn read(&self, digest: &str) -> Option<Reading> {
         let checksum = Checksum::parse(digest, None).ok()?;
         let digest = checksum.to_string();
-        let size = self.inner.state().ledger.hold(&digest, now_ms())?;
-        let path = self.inner.dir.join(file_name(&digest));
+        let mut state = self.inner.state();
+        let size = state.ledger.hold(&digest, now_ms())?;
+        let extents = state.ledger.get(&digest).is_some_and(|entry| entry.source.is_some());
+        drop(state);
+        let path = self.inner.dir.join(file_name(&digest, extents));
         Some(Reading { inner: Arc::clone(&self.inner), digest, path, size })
     }
 }
@@ -235,7 +241,7 @@ impl Job {
     fn new(request: &ImageRequest) -> Self {
         let checksum = match &request.expected {
             Expected::Known(checksum) => Some(checksum.clone()),
-            Expected::Listed { .. } => None,
+            Expected::Listed { .. } | Expected::Manifest { .. } => None,
         };
         Self { checksum, stage: Stage::Idle, failures: 0, waiting: HashSet::new(), asked_at: 0 }
     }
@@ -276,62 +282,157 @@ impl Inner {
     async fn obtain(self: Arc<Self>, request: ImageRequest, progress: Arc<Progress>) -> Result<(), Failure> {
         let broken = |_| Failure::soon("ImageCacheFailed", "the cache is closed".into());
         let _permit = self.fetches.acquire().await.map_err(broken)?;
-        let checksum = self.resolve(&request).await?;
-        let digest = checksum.to_string();
-        let path = self.dir.join(file_name(&digest));
-        let size = self.state().ledger.get(&digest).map(|e| e.size);
-        if let Some(size) = size {
-            match fetch::hash_file(&path, checksum.algorithm(), &progress).await {
-                Ok(got) if got == checksum => return self.keep(digest, &path, size).await,
-                Ok(_) | Err(_) => {
-                    tracing::warn!(digest, "image in the cache is damaged, it is fetched anew");
-                    self.state().ledger.remove(&digest);
-                    remove_file(&path);
-                }
-            }
+        let (checksum, place) = self.resolve(&request).await?;
+        if self.find(&request, &checksum, &progress).await {
+            return Ok(());
         }
         let download = Download::new(&self);
-        let room = |bytes| {
-            let gone = self.state().ledger.reserve(download.id, bytes, now_ms())?;
-            gone.iter().for_each(|digest| remove_file(&self.dir.join(file_name(digest))));
-            Ok(())
-        };
-        let partial = &download.path;
-        let size = fetch::download(&self.clients, &request.url, &checksum, partial, &progress, room).await?;
-        let head = fetch::head(partial).await?;
-        recognise(&head)?;
-        tokio::fs::rename(partial, &path).await.map_err(|e| fetch::disk(&path, e))?;
-        let dir = tokio::fs::File::open(&self.dir).await.map_err(|e| fetch::disk(&self.dir, e))?;
-        dir.sync_all().await.map_err(|e| fetch::disk(&self.dir, e))?;
-        self.keep(digest, &path, size).await
+        let room = |bytes| download.reserve(bytes);
+        let size = fetch::download(&self.clients, &place, &checksum, &download.path, &progress, room).await?;
+        let compression = recognise(&fetch::head(&download.path).await?, request.kind)?;
+        match request.kind {
+            Kind::Raw => {
+                let verified = Some(compression);
+                let entry = Entry { size, used_at: now_ms(), users: 0, verified, source: None };
+                self.keep(checksum.to_string(), &download.path, entry).await
+            }
+            Kind::Qcow2 => self.unpack(download, size, compression, checksum, progress).await,
+        }
     }
 
-    /// The checksum to compare with; one from a list stays what it was for as long as the image is asked for.
-    async fn resolve(&self, request: &ImageRequest) -> Result<Checksum, Failure> {
-        if let Some(known) = self.state().jobs.get(request).and_then(|j| j.checksum.clone()) {
-            return Ok(known);
-        }
-        let (url, algorithm) = match &request.expected {
-            Expected::Known(checksum) => return Ok(checksum.clone()),
-            Expected::Listed { url, algorithm } => (url, *algorithm),
+    /// Looks whether the image is there, from an earlier life of this process or after an agent had doubts: then it is
+    /// hashed anew. What is damaged goes.
+    async fn find(&self, request: &ImageRequest, checksum: &Checksum, progress: &Progress) -> bool {
+        let source = checksum.to_string();
+        let digest = match request.kind {
+            Kind::Raw => Some(source),
+            Kind::Qcow2 => self.state().ledger.extents_of(&source),
         };
-        let list = self.clients.list(url).await?;
-        let checksum =
-            Checksum::from_sums(&list, request.file_name(), algorithm).map_err(|error| Failure {
-                reason: "ChecksumNotFound",
-                message: format!("{}: {}", shown(url), list_problem(&error)),
-                hope: Hope::Later,
-                permanent: true,
-            })?;
+        let known = digest.and_then(|digest| {
+            let entry = self.state().ledger.get(&digest).cloned()?;
+            Some((Checksum::parse(&digest, None).ok()?, entry))
+        });
+        let Some((expected, entry)) = known else { return false };
+        let digest = expected.to_string();
+        let path = self.dir.join(file_name(&digest, entry.source.is_some()));
+        let compression = match fetch::hash_file(&path, expected.algorithm(), progress).await {
+            Ok(got) if got == expected && entry.source.is_some() => Some(Compression::Extents),
+            Ok(got) if got == expected => match fetch::head(&path).await {
+                Ok(head) => recognise(&head, request.kind).ok(),
+                Err(_) => None,
+            },
+            Ok(_) | Err(_) => None,
+        };
+        let mut state = self.state();
+        match (compression, state.ledger.get_mut(&digest)) {
+            (Some(compression), Some(entry)) => {
+                entry.verified = Some(compression);
+                entry.used_at = now_ms();
+                true
+            }
+            (None, Some(_)) => {
+                tracing::warn!(digest, "image in the cache is damaged, it is fetched anew");
+                state.ledger.remove(&digest);
+                drop(state);
+                store::remove(&self.dir, &digest);
+                false
+            }
+            // Evicted while it was hashed.
+            (_, None) => false,
+        }
+    }
+
+    /// Makes extents of a qcow2 image that was downloaded, on a thread of its own.
+    async fn unpack(
+        &self,
+        download: Download,
+        size: u64,
+        compression: Compression,
+        checksum: Checksum,
+        progress: Arc<Progress>,
+    ) -> Result<(), Failure> {
+        let source = checksum.to_string();
+        let work = unpack::Work {
+            file: download.path.clone(),
+            size,
+            compression: match compression {
+                Compression::Gzip => ferric_image::Compression::Gzip,
+                Compression::Zstd => ferric_image::Compression::Zstd,
+                Compression::Xz => ferric_image::Compression::Xz,
+                _ => ferric_image::Compression::None,
+            },
+            checksum,
+            qcow2: download.path.with_extension("qcow2"),
+            extents: download.path.with_extension("extents"),
+        };
+        let extents = work.extents.clone();
+        let stop = Arc::new(AtomicBool::new(false));
+        let _stop = unpack::StopOnDrop(Arc::clone(&stop));
+        // The download, its files and its room with it, lives as long as the thread does.
+        let done = tokio::task::spawn_blocking(move || {
+            let packed = unpack::unpack(&work, &progress, &|bytes| download.reserve(bytes), &stop);
+            packed.map(|packed| (packed, download))
+        });
+        let broken = |e| Failure::soon("ImageCacheFailed", format!("unpacking was broken off: {e}"));
+        let (packed, _download) = done.await.map_err(broken)??;
+        tracing::info!(
+            source,
+            disk = packed.disk_bytes,
+            chunks = packed.chunks,
+            bytes = packed.bytes,
+            "image unpacked"
+        );
+        let verified = Some(Compression::Extents);
+        let entry = Entry { size: packed.bytes, used_at: now_ms(), users: 0, verified, source: Some(source) };
+        self.keep(packed.checksum.to_string(), &extents, entry).await
+    }
+
+    /// The checksum to compare with, and where the file is. A checksum from a list stays what it was for as long as the
+    /// image is asked for.
+    async fn resolve(&self, request: &ImageRequest) -> Result<(Checksum, Place), Failure> {
+        let place = Place { url: request.url.clone(), authorization: None };
+        let known = self.state().jobs.get(request).and_then(|j| j.checksum.clone());
+        let (checksum, place) = match (&request.expected, known) {
+            (Expected::Manifest { artifact, said }, _) => {
+                let blob = artifact.resolve(&self.clients).await?;
+                if let Some(said) = said.as_ref().filter(|said| **said != blob.checksum) {
+                    let message =
+                        format!("the artifact's layer is {}, the spec asks for {said}", blob.checksum);
+                    return Err(Failure {
+                        reason: "ChecksumMismatch",
+                        message,
+                        hope: Hope::Later,
+                        permanent: true,
+                    });
+                }
+                (blob.checksum, Place { url: blob.url, authorization: blob.authorization })
+            }
+            (_, Some(known)) => return Ok((known, place)),
+            (Expected::Known(checksum), None) => return Ok((checksum.clone(), place)),
+            (Expected::Listed { url, algorithm }, None) => {
+                let list = self.clients.list(url).await?;
+                let listed = Checksum::from_sums(&list, request.file_name(), *algorithm);
+                let checksum = listed.map_err(|error| Failure {
+                    reason: "ChecksumNotFound",
+                    message: format!("{}: {}", shown(url), list_problem(&error)),
+                    hope: Hope::Later,
+                    permanent: true,
+                })?;
+                (checksum, place)
+            }
+        };
         if let Some(job) = self.state().jobs.get_mut(request) {
             job.checksum = Some(checksum.clone());
         }
-        Ok(checksum)
+        Ok((checksum, place))
     }
 
-    async fn keep(&self, digest: String, path: &Path, size: u64) -> Result<(), Failure> {
-        let compression = recognise(&fetch::head(path).await?)?;
-        let entry = Entry { size, used_at: now_ms(), users: 0, verified: Some(compression) };
+    /// Puts a file that was verified and synced into the cache.
+    async fn keep(&self, digest: String, file: &Path, entry: Entry) -> Result<(), Failure> {
+        let path = self.dir.join(file_name(&digest, entry.source.is_some()));
+        tokio::fs::rename(file, &path).await.map_err(|e| fetch::disk(&path, e))?;
+        let dir = tokio::fs::File::open(&self.dir).await.map_err(|e| fetch::disk(&self.dir, e))?;
+        dir.sync_all().await.map_err(|e| fetch::disk(&self.dir, e))?;
         self.state().ledger.insert(digest, entry);
         Ok(())
     }
@@ -353,89 +454,36 @@ impl Download {
         let id = inner.downloads.fetch_add(1, Ordering::Relaxed);
         Self { inner: Arc::clone(inner), id, path: inner.dir.join(PARTIAL).join(id.to_string()) }
     }
+
+    /// Takes room for this many bytes in all; what was used least recently goes for it.
+    fn reserve(&self, bytes: u64) -> Result<(), Full> {
+        let gone = self.inner.state().ledger.reserve(self.id, bytes, now_ms())?;
+        gone.iter().for_each(|digest| store::remove(&self.inner.dir, digest));
+        Ok(())
+    }
 }
 
 impl Drop for Download {
     fn drop(&mut self) {
         self.inner.state().ledger.unreserve(self.id);
-        remove_file(&self.path);
-    }
-}
-
-impl Failure {
-    fn soon(reason: &'static str, message: String) -> Self {
-        Self { reason, message, hope: Hope::Soon, permanent: false }
-    }
-}
-
-impl From<Refusal> for Failure {
-    fn from(Refusal { reason, message }: Refusal) -> Self {
-        Self { reason, message, hope: Hope::Later, permanent: true }
-    }
-}
-
-impl From<FetchError> for Failure {
-    fn from(error: FetchError) -> Self {
-        let message = error.to_string();
-        match error {
-            FetchError::Unreachable { .. } => Self::soon("ImageUnreachable", message),
-            FetchError::Full(_) => Self::soon("ImageCacheFull", message),
-            FetchError::Disk { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                Self::soon("ImageCacheFull", format!("the disk of the image cache is full: {message}"))
-            }
-            FetchError::Disk { .. } => Self::soon("ImageCacheFailed", message),
-            FetchError::Mismatch { .. } => {
-                Self { reason: "ChecksumMismatch", message, hope: Hope::Later, permanent: true }
-            }
+        for path in
+            [self.path.clone(), self.path.with_extension("qcow2"), self.path.with_extension("extents")]
+        {
+            remove_file(&path);
         }
     }
 }
 
-fn failed(failure: &Failure, retry_at: jiff::Timestamp) -> ImageState {
-    let Failure { reason, message, hope: _, permanent } = failure.clone();
-    ImageState::Failed { reason, message, permanent, retry_at }
-}
-
-fn ready(ledger: &mut Ledger, checksum: &Checksum, now: u64) -> Option<ReadyImage> {
+fn ready(ledger: &mut Ledger, checksum: &Checksum, kind: Kind, now: u64) -> Option<ReadyImage> {
     let digest = checksum.to_string();
-    let entry = ledger.get_mut(&digest)?;
-    let compression = entry.verified?;
+    let kept = match kind {
+        Kind::Raw => digest.clone(),
+        Kind::Qcow2 => ledger.extents_of(&digest)?,
+    };
+    let entry = ledger.get_mut(&kept)?;
+    let compression = entry.verified.filter(|_| entry.source.is_some() == (kind == Kind::Qcow2))?;
     entry.used_at = now;
-    Some(ReadyImage { path: format!("/images/{digest}"), size: entry.size, compression, digest })
-}
-
-/// The images in a folder, unverified. Other files are left alone.
-fn files_in(dir: &Path) -> io::Result<Vec<(String, Entry)>> {
-    let mut found = Vec::new();
-    for file in std::fs::read_dir(dir)? {
-        let file = file?;
-        let name = file.file_name();
-        let Some(digest) = name.to_str().and_then(digest_of) else { continue };
-        let metadata = file.metadata()?;
-        if metadata.is_file() {
-            let used_at = metadata.modified().map_or(0, since_1970);
-            found.push((digest, Entry { size: metadata.len(), used_at, users: 0, verified: None }));
-        }
-    }
-    Ok(found)
-}
-
-fn file_name(digest: &str) -> String {
-    digest.replace(':', "-")
-}
-
-fn digest_of(file_name: &str) -> Option<String> {
-    let (algorithm, hex) = file_name.split_once('-')?;
-    let algorithm: ChecksumAlgorithm = algorithm.parse().ok()?;
-    Some(Checksum::new(algorithm, hex).ok()?.to_string()).filter(|d| file_name == d.replace(':', "-"))
-}
-
-fn remove_file(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        tracing::warn!(path = %path.display(), %error, "a file of the image cache could not be removed");
-    }
+    Some(ReadyImage { path: format!("/images/{kept}"), size: entry.size, compression, digest })
 }
 
 fn now_ms() -> u64 {

@@ -89,6 +89,19 @@ fn sha256(bytes: &[u8]) -> String {
     hex::encode(digest::digest(&digest::SHA256, bytes))
 }
 
+/// A zstd frame, made without the compressor: the provider has none of its own.
+fn zstd_of(bytes: &[u8]) -> Vec<u8> {
+    // Magic, a frame header without checksum or size and a window of 128 KiB, then raw blocks.
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 7 << 3];
+    let mut blocks = bytes.chunks(100_000).peekable();
+    while let Some(block) = blocks.next() {
+        let header = u32::try_from(block.len()).unwrap() << 3 | u32::from(blocks.peek().is_none());
+        frame.extend_from_slice(&header.to_le_bytes()[..3]);
+        frame.extend_from_slice(block);
+    }
+    frame
+}
+
 fn image_of(url: String, checksum: String) -> Image {
     Image { url, checksum: Some(checksum), ..Default::default() }
 }
@@ -327,6 +340,117 @@ async fn a_qcow2_that_is_called_raw_is_noticed() {
     let (reason, _, permanent) = failure(bench.obtain(&image_of(server.url("/a"), sha256(&bytes))).await);
     assert_eq!((reason, permanent), ("FormatNotAvailable", true));
     assert_eq!(bench.files(), [""; 0]);
+}
+
+/// Reads extents as an agent does: by the name that the path has, compared with the image that was asked for.
+fn written(bench: &Bench, ready: &ReadyImage) -> Vec<u8> {
+    assert_eq!(ready.compression, Compression::Extents);
+    let reading = bench.cache.read(ready.path.strip_prefix("/images/").unwrap()).unwrap();
+    assert_eq!(reading.size, ready.size);
+    let options = ferric_image::WriteOptions {
+        source: Some(Checksum::parse(&ready.digest, None).unwrap()),
+        ..ferric_image::WriteOptions::new(
+            Checksum::parse(&reading.digest, None).unwrap(),
+            ferric_image::Compression::Extents,
+        )
+    };
+    let mut disk = ferric_image::MemDevice::from_bytes(vec![0xa5; 20 << 20]);
+    let mut go_on = |_| std::ops::ControlFlow::Continue(());
+    let mut file = std::fs::File::open(&reading.path).unwrap();
+    let proof = ferric_image::write_image(&mut file, &mut disk, &options, &mut go_on).unwrap();
+    let mut bytes = disk.to_bytes();
+    bytes.truncate(usize::try_from(proof.bytes_written).unwrap());
+    bytes
+}
+
+#[tokio::test]
+async fn a_qcow2_is_unpacked_once_into_extents_that_outlive_a_restart() {
+    let disk = [noise(300_000), vec![0; 9 << 20], noise(70_000)].concat();
+    let qcow2 = ferric_image::qcow2_of(&disk);
+    let served = qcow2.clone();
+    let server = Server::start(move |_, _, _| ok(&served)).await;
+    let mut bench = Bench::new(1 << 30);
+    let image = image_of(server.url("/a.qcow2"), sha256(&qcow2));
+    let first = ready(bench.obtain(&image).await);
+    assert_eq!(
+        first.digest,
+        format!("sha256:{}", sha256(&qcow2)),
+        "the image is known by what the spec says"
+    );
+    assert!(written(&bench, &first) == disk);
+    let name = bench.files();
+    assert_eq!(name.len(), 1, "the download is not kept: {name:?}");
+    assert!(name[0].ends_with(".extents"), "{name:?}");
+    assert!(bench.cache.read(&first.digest).is_none());
+    assert_eq!(ready(bench.cache.ensure(&host(), &image)), first);
+
+    let mut bench = Bench::at(bench.dir, 1 << 30);
+    assert_eq!(ready(bench.obtain(&image).await), first);
+    assert_eq!(server.requests().len(), 1);
+
+    // What an agent doubts is hashed anew; what is damaged is fetched and made anew, to the same bytes.
+    bench.cache.distrust(&first.digest);
+    std::fs::write(bench.dir.path().join(&name[0]), b"damaged").unwrap();
+    assert_eq!(ready(bench.obtain(&image).await), first);
+    assert_eq!(server.requests().len(), 2);
+    assert!(written(&bench, &first) == disk);
+}
+
+#[tokio::test]
+async fn a_qcow2_may_be_compressed_as_a_file() {
+    let disk = [noise(100_000), vec![0; 1 << 20]].concat();
+    let file = zstd_of(&ferric_image::qcow2_of(&disk));
+    let served = file.clone();
+    let server = Server::start(move |_, _, _| ok(&served)).await;
+    let mut bench = Bench::new(1 << 30);
+    let ready = ready(bench.obtain(&image_of(server.url("/a.qcow2.zst"), sha256(&file))).await);
+    assert!(written(&bench, &ready) == disk);
+    assert_eq!(bench.files().len(), 1);
+}
+
+#[tokio::test]
+async fn a_qcow2_that_cannot_be_unpacked_says_why_and_leaves_nothing() {
+    let good = ferric_image::qcow2_of(&noise(200_000));
+    let spoilt = |at: usize, byte: u8| {
+        let mut file = good.clone();
+        file[at] = byte;
+        file
+    };
+    let packed = zstd_of(&good);
+    let table = [
+        (spoilt(15, 1), "FormatNotAvailable", "backing file"),
+        (spoilt(35, 1), "FormatNotAvailable", "encrypted"),
+        (spoilt(23, 5), "ImageInvalid", "2^5"),
+        (noise(1000), "FormatNotAvailable", "not qcow2"),
+        (zstd_of(&noise(1000)), "FormatNotAvailable", "not qcow2"),
+        (packed[..packed.len() / 2].to_vec(), "ImageInvalid", "not valid zstd"),
+        (good[..good.len() - 65_536].to_vec(), "ImageInvalid", "behind the file"),
+    ];
+    for (file, reason, text) in table {
+        let sum = sha256(&file);
+        let server = Server::start(move |_, _, _| ok(&file)).await;
+        let mut bench = Bench::new(1 << 30);
+        let (found, message, permanent) = failure(bench.obtain(&image_of(server.url("/a.qcow2"), sum)).await);
+        assert_eq!((found, permanent), (reason, true), "{message}");
+        assert!(message.contains(text), "{message}");
+        assert_eq!(bench.files(), [""; 0]);
+    }
+    // The room of the cache bounds what is made, too.
+    let server = Server::start(move |_, _, _| ok(&good)).await;
+    let mut bench = Bench::new(400_000);
+    let image = image_of(server.url("/a.qcow2"), sha256(&ferric_image::qcow2_of(&noise(200_000))));
+    assert_eq!(failure(bench.obtain(&image).await).0, "ImageCacheFull");
+    assert_eq!(bench.files(), [""; 0]);
+}
+
+#[tokio::test]
+async fn xz_is_passed_on_as_it_is() {
+    let file = [b"\xfd7zXZ\0".as_slice(), &noise(100)].concat();
+    let served = file.clone();
+    let server = Server::start(move |_, _, _| ok(&served)).await;
+    let mut bench = Bench::new(1 << 20);
+    let ready = ready(bench.obtain(&image_of(server.url("/a.raw.xz"), sha256(&file))).await);
+    assert_eq!(ready.compression, Compression::Xz);
 }
 
 #[tokio::test]

@@ -9,12 +9,13 @@
 //! Everything that comes from an agent is hostile until proven otherwise: messages, counts, strings, rates and streams
 //! are all bounded here, so that nothing behind this module has to think of it.
 
+pub mod config_drive;
 pub mod connection;
 pub mod files;
 pub mod hub;
 pub mod images;
 pub mod keys;
-mod range;
+pub(crate) mod range;
 pub mod registrar;
 mod screen;
 pub mod server;

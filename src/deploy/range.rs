@@ -3,7 +3,7 @@
 
 /// What to send of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Selection {
+pub(crate) enum Selection {
     /// All of it.
     Whole,
     /// The bytes from `first` to `last`, both included.
@@ -18,7 +18,7 @@ pub(super) enum Selection {
 }
 
 /// Reads a `Range` header for a file of `size` bytes. Several ranges at once are not served: the whole file is.
-pub(super) fn select(header: Option<&str>, size: u64) -> Selection {
+pub(crate) fn select(header: Option<&str>, size: u64) -> Selection {
     let Some(spec) = header.and_then(|h| h.trim().strip_prefix("bytes=")) else { return Selection::Whole };
     let Some((first, last)) = spec.trim().split_once('-') else { return Selection::Whole };
     let end = size.saturating_sub(1);

@@ -8,6 +8,7 @@ pub mod addresses;
 pub mod backoff;
 pub mod consumer;
 pub mod duplicates;
+pub mod in_band;
 pub mod memory;
 pub mod observation;
 pub mod plan;

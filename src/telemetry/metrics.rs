@@ -77,6 +77,8 @@ pub struct Metrics {
     pub image_bytes: Family<DirectionLabel, Counter>,
     /// How did attempts to claim a host end?
     pub claims: Family<ResultLabel, Counter>,
+    /// What did machines get that asked by DHCP: a boot, an address, nothing?
+    pub network_boots: Family<ResultLabel, Counter>,
     /// What goes wrong, and how often?
     pub errors: Family<ReasonLabel, Counter>,
     /// Is this replica the leader?
@@ -106,6 +108,7 @@ impl Metrics {
             agent_sessions: Gauge::default(),
             image_bytes: Family::default(),
             claims: Family::default(),
+            network_boots: Family::default(),
             errors: Family::default(),
             leader: Gauge::default(),
             events_dropped: Counter::default(),
@@ -128,6 +131,11 @@ impl Metrics {
             metrics.image_bytes.clone(),
         );
         r.register("claims", "Attempts to claim a host by result", metrics.claims.clone());
+        r.register(
+            "network_boots",
+            "DHCP messages by what came of them (boot, address, uninvited, unknown, unsupported, ...)",
+            metrics.network_boots.clone(),
+        );
         r.register("errors", "Errors by reason", metrics.errors.clone());
         r.register("leader", "1 on the replica that holds the lease, else 0", metrics.leader.clone());
         r.register(
@@ -169,6 +177,11 @@ impl Metrics {
         self.reconcile_duration
             .get_or_create(&ReconcileLabels { controller, result })
             .observe(took.as_secs_f64());
+    }
+
+    /// Books what came of one DHCP message.
+    pub fn network_boot(&self, result: &'static str) {
+        self.network_boots.get_or_create(&ResultLabel { result }).inc();
     }
 
     /// Books one error.

@@ -35,6 +35,8 @@ pub struct BootSettings {
     pub keys: Arc<crate::deploy::ProviderKeys>,
     /// Agent boots that may be under way at once.
     pub slots: BootSlots,
+    /// Ways of booting that this provider serves.
+    pub offers: crate::boot::choice::Offers,
 }
 
 /// What the host controller is made of: clients, caches, servers and settings.

@@ -168,7 +168,7 @@ async fn after_write(
 ) -> Result<(), ReconcileError> {
     match write {
         RecordWrite::Cleaned { keep_agent, .. } => {
-            hardware::save_evidence(host, key, context).await?;
+            hardware::save_evidence(key, context).await?;
             context.with(key, |r| r.bmc.attempt = 0);
             if *keep_agent { acknowledge(key, context) } else { context.end_agent(key) }
         }

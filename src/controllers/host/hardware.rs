@@ -3,12 +3,14 @@
 use ferric_api::BareMetalHost;
 use ferric_api::hardware::{CleaningEvidence, HardwareData, HardwareDataSpec, HardwareDetails};
 use ferric_api::host::CleaningMode;
+use ferric_protocol::v1::{CleanMode, CleanResult, DiskEvidence};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Api, Resource};
 
 use super::{HostContext, ReconcileError};
 use crate::deploy::{TaskOutcome, TaskState};
+use crate::host::in_band;
 use crate::key::Key;
 use crate::patch;
 
@@ -45,41 +47,51 @@ pub(super) async fn save(
     }
 }
 
-/// Saves the evidence of the cleaning that the connected agent has just finished.
-pub(super) async fn save_evidence(
-    _host: &BareMetalHost,
-    key: &Key,
-    context: &HostContext,
-) -> Result<(), ReconcileError> {
+/// Saves the evidence of the cleaning that the connected agent has just finished, and adds to what the BMC told what the
+/// agent sees from within.
+pub(super) async fn save_evidence(key: &Key, context: &HostContext) -> Result<(), ReconcileError> {
     let Some(view) = context.hub.view(key) else { return Ok(()) };
+    let api: Api<HardwareData> = Api::namespaced(context.client.clone(), &key.namespace);
+    // Without inspection there is nothing to add to, and nowhere to keep the evidence.
+    let Some(data) = patch::get_opt(&api, &key.name).await? else { return Ok(()) };
+    let mut spec = serde_json::Map::new();
+    let known = data.spec.hardware.unwrap_or_default();
+    if let Some(merged) = view.inventory.as_ref().map(|found| in_band::merge(&known, found))
+        && merged != known
+    {
+        spec.insert("hardware".to_owned(), serde_json::json!(merged));
+    }
     let result = view.tasks.values().rev().find_map(|task| match task {
         TaskState::Succeeded(TaskOutcome::Clean(result)) => Some(result.clone()),
         _ => None,
     });
-    let Some(result) = result else { return Ok(()) };
-    let mode = match result.mode() {
-        ferric_protocol::v1::CleanMode::Full => CleaningMode::Full,
-        _ => CleaningMode::Metadata,
-    };
-    let cleaning: Vec<CleaningEvidence> = result
-        .disks
-        .iter()
-        .map(|disk| CleaningEvidence {
-            device: disk.device.clone(),
-            serial_number: disk.serial.clone(),
-            mode,
-            method: disk.method.clone(),
-            at: Time(Timestamp::now()),
-            duration_milliseconds: i64::try_from(disk.duration_ms).unwrap_or(i64::MAX),
-            verified_samples: i64::from(disk.verified_samples),
-        })
-        .collect();
-    let api: Api<HardwareData> = Api::namespaced(context.client.clone(), &key.namespace);
-    let change = serde_json::json!({ "spec": { "cleaning": cleaning } });
-    match patch::merge_patch(&api, &key.name, None, change).await {
+    if let Some(result) = result {
+        spec.insert("cleaning".to_owned(), serde_json::json!(evidence(&result)));
+    }
+    if spec.is_empty() {
+        return Ok(());
+    }
+    let change = serde_json::json!({ "spec": spec });
+    match patch::merge_patch(&api, &key.name, data.metadata.resource_version.as_deref(), change).await {
         Ok(_) => Ok(()),
-        // Without inspection there is no HardwareData to keep the evidence in.
         Err(error) if error.is_not_found() => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+fn evidence(result: &CleanResult) -> Vec<CleaningEvidence> {
+    let mode = match result.mode() {
+        CleanMode::Full => CleaningMode::Full,
+        _ => CleaningMode::Metadata,
+    };
+    let one = |disk: &DiskEvidence| CleaningEvidence {
+        device: disk.device.clone(),
+        serial_number: disk.serial.clone(),
+        mode,
+        method: disk.method.clone(),
+        at: Time(Timestamp::now()),
+        duration_milliseconds: i64::try_from(disk.duration_ms).unwrap_or(i64::MAX),
+        verified_samples: i64::from(disk.verified_samples),
+    };
+    result.disks.iter().map(one).collect()
 }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferric_api::{BareMetalHost, BmcAddress};
+use ferric_api::{BareMetalHost, BmcAddress, BmcScheme};
 use ferric_bmc::{
-    Bmc, BmcError, BootMethod, BootTarget, ConnectOptions, Credentials, PowerAction, PowerState, SystemFacts,
+    Bmc, BmcError, BootMethod, BootTarget, ConnectOptions, Credentials, PowerAction, PowerState,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
@@ -14,7 +14,7 @@ use tracing::{debug, info};
 
 use super::execute::changes_something;
 use super::{HostContext, ReconcileError};
-use crate::boot::boot_url;
+use crate::boot::{BootFile, boot_url, choice, token_lifetime};
 use crate::host::memory::{Job, JobOutcome, Seen};
 use crate::key::Key;
 use crate::patch;
@@ -61,7 +61,9 @@ pub(super) async fn start(
     } else {
         debug!(host = %key, ?job, "BMC job");
     }
-    let target = boot_target(key, context, job);
+    let scheme = host.spec.bmc.as_ref().and_then(|bmc| bmc.address.parse::<BmcAddress>().ok());
+    let scheme = scheme.map_or(BmcScheme::Redfish, |address| address.scheme());
+    let target = boot_target(key, context, job, scheme);
     let (context, key, job) = (context.clone(), key.clone(), job.clone());
     tokio::spawn(async move {
         let result = run(&*connection, &job, target).await;
@@ -91,21 +93,28 @@ pub(super) async fn start(
     Ok(())
 }
 
-async fn run(bmc: &dyn Bmc, job: &Job, target: Option<BootTarget>) -> Result<JobOutcome, BmcError> {
+async fn run(
+    bmc: &dyn Bmc,
+    job: &Job,
+    target: Option<Result<BootTarget, choice::NoWay>>,
+) -> Result<JobOutcome, BmcError> {
     Ok(match job {
         Job::Probe => JobOutcome::Facts(bmc.probe().await?),
         Job::Inspect => JobOutcome::Hardware(Box::new(bmc.inspect().await?)),
         Job::ReadPower => JobOutcome::Power(bmc.power().await?),
         Job::BootAgent(_) | Job::BootDisk => match target {
-            Some(target) => {
+            Some(Ok(target)) => {
                 bmc.set_boot(&target).await?;
                 JobOutcome::Done
             }
-            None => JobOutcome::Failed {
+            Some(Err(none)) => JobOutcome::Failed {
                 reason: "NoBootMethod".to_owned(),
-                message: "the BMC offers no way to boot the agent that this provider can use: virtual media or UEFI \
-                          HTTP boot"
-                    .to_owned(),
+                message: none.to_string(),
+                not_before: None,
+            },
+            None => JobOutcome::Failed {
+                reason: "NoBootTarget".to_owned(),
+                message: "no boot target could be made: the BMC's facts are not known".to_owned(),
                 not_before: None,
             },
         },
@@ -155,27 +164,33 @@ fn failed(error: &BmcError) -> JobOutcome {
     JobOutcome::Failed { reason: error.reason().to_owned(), message: error.to_string(), not_before }
 }
 
-/// What the next boot starts from; `None` if the BMC has no way that this provider serves yet.
-fn boot_target(key: &Key, context: &HostContext, job: &Job) -> Option<BootTarget> {
-    match job {
-        Job::BootDisk => Some(BootTarget::Disk),
-        Job::BootAgent(number) => {
-            let facts = context.with(key, |r| r.bmc.facts.clone())?.value;
-            // Firmware may retry until the boot is given up; a little longer does no harm.
-            let lifetime = context.limits.agent_boot + Duration::from_secs(600);
-            let expires =
-                Timestamp::now().saturating_add(jiff::SignedDuration::try_from(lifetime).ok()?).ok()?;
-            let token = context.boot.keys.mint(key, *number, expires).ok()?;
-            let url = boot_url(&context.boot.boot_url, &token).to_string();
-            choose_boot(&facts, url)
-        }
-        _ => None,
-    }
-}
-
-/// UEFI HTTP boot where the BMC can be told a URL. Virtual media follow when the provider builds an ISO.
-fn choose_boot(facts: &SystemFacts, url: String) -> Option<BootTarget> {
-    facts.boot_methods.contains(&BootMethod::UefiHttp).then_some(BootTarget::UefiHttp { url })
+/// What the next boot starts from; an error if the BMC has no way that this provider serves.
+fn boot_target(
+    key: &Key,
+    context: &HostContext,
+    job: &Job,
+    scheme: BmcScheme,
+) -> Option<Result<BootTarget, choice::NoWay>> {
+    let number = match job {
+        Job::BootDisk => return Some(Ok(BootTarget::Disk)),
+        Job::BootAgent(number) => *number,
+        _ => return None,
+    };
+    let facts = context.with(key, |r| r.bmc.facts.clone())?.value;
+    let method = match choice::choose(scheme, &facts.boot_methods, context.boot.offers) {
+        Ok(method) => method,
+        Err(none) => return Some(Err(none)),
+    };
+    let lifetime = jiff::SignedDuration::try_from(token_lifetime(context.limits.agent_boot)).ok()?;
+    let token = context.boot.keys.mint(key, number, Timestamp::now().saturating_add(lifetime).ok()?).ok()?;
+    let url = |file| boot_url(&context.boot.boot_url, &token, file).to_string();
+    Some(Ok(match method {
+        BootMethod::VirtualMedia => BootTarget::VirtualMedia { url: url(BootFile::Iso) },
+        // Firmware takes an ISO for a CD; an iPXE script is for those that know iPXE, such as the simulator.
+        BootMethod::UefiHttp if context.boot.offers.media => BootTarget::UefiHttp { url: url(BootFile::Iso) },
+        BootMethod::UefiHttp => BootTarget::UefiHttp { url: url(BootFile::Script) },
+        BootMethod::Network => BootTarget::Network,
+    }))
 }
 
 type Refused = (&'static str, String);

@@ -4,6 +4,7 @@
 //! A reconcile never waits for a BMC or an agent: jobs run in the background ([`jobs`]) and tasks in the agent
 //! ([`tasks`]); both wake the host again when something came of it.
 
+mod boots;
 mod context;
 mod execute;
 mod hardware;
@@ -26,6 +27,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+pub use boots::HostBoots;
 pub use context::{BootSettings, HostContext, HostParts};
 pub use registrar::HostRegistrar;
 pub use slots::BootSlots;

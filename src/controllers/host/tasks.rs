@@ -1,19 +1,18 @@
 //! Tasks for the agent: built from what the consumer asks for and the Secrets that it names.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ferric_api::BareMetalHost;
-use ferric_api::host::{CleaningMode, RootDeviceHints};
+use ferric_api::host::{CleaningMode, DiskPreference, DiskType, RootDeviceHints};
 use ferric_protocol::v1;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use serde_json::Value;
 
 use super::execute::Outcome;
 use super::jobs::label_for_move;
 use super::{HostContext, ReconcileError};
+use crate::deploy::config_drive;
 use crate::deploy::images::{ImageState, ReadyImage};
 use crate::host::consumer::{Desired, SecretSource};
 use crate::host::{AgentTask, Consumer};
@@ -80,21 +79,22 @@ async fn deploy(
             },
         });
     }
-    let [user_data, network_data, meta_data]: [Option<Vec<u8>>; 3] = data.try_into().unwrap_or_default();
-    let meta_data = match merge_meta_data(meta_data.as_deref(), &desired.facts) {
-        Ok(meta_data) => meta_data,
-        Err(message) => return Ok(Err(("InvalidMetaData", message))),
+    let [user_data, network_data, meta_data]: [Option<Found>; 3] = data.try_into().unwrap_or_default();
+    let Found { value: user_data, format } = user_data.unwrap_or_default();
+    let data = config_drive::Data {
+        format,
+        user_data,
+        network_data: network_data.unwrap_or_default().value,
+        meta_data: meta_data.map(|found| found.value),
+    };
+    let config_drive = match config_drive::config_drive(data, &desired.facts, &desired.instance_id) {
+        Ok(drive) => drive,
+        Err(refused) => return Ok(Err(refused)),
     };
     Ok(Ok(v1::Deploy {
         image: Some(image_for_agent(&context.boot.agent_url, &image)),
         root_device_hints: hints(desired),
-        config_drive: Some(v1::ConfigDrive {
-            format: v1::ConfigDriveFormat::Nocloud.into(),
-            instance_id: desired.instance_id.clone(),
-            meta_data: meta_data.into_bytes(),
-            user_data: user_data.unwrap_or_default(),
-            network_data: network_data.unwrap_or_default(),
-        }),
+        config_drive: Some(config_drive),
     }))
 }
 
@@ -124,11 +124,23 @@ fn hints(desired: &Desired) -> Option<v1::RootDeviceHints> {
             vendor,
             serial_number,
             min_size_gigabytes,
+            max_size_gigabytes,
+            disk_type,
+            prefer,
             wwn,
             wwn_with_extension,
             wwn_vendor_extension,
             rotational,
         } = hints.clone();
+        let disk_type = disk_type.map(|kind| match kind {
+            DiskType::Hdd => v1::DiskType::Hdd,
+            DiskType::Ssd => v1::DiskType::Ssd,
+            DiskType::Nvme => v1::DiskType::Nvme,
+        });
+        let prefer = prefer.map(|prefer| match prefer {
+            DiskPreference::Smallest => v1::DiskPreference::Smallest,
+            DiskPreference::Largest => v1::DiskPreference::Largest,
+        });
         v1::RootDeviceHints {
             device_name,
             hctl,
@@ -136,6 +148,9 @@ fn hints(desired: &Desired) -> Option<v1::RootDeviceHints> {
             vendor,
             serial_number,
             min_size_gigabytes: min_size_gigabytes.and_then(|size| u64::try_from(size).ok()),
+            max_size_gigabytes: max_size_gigabytes.and_then(|size| u64::try_from(size).ok()),
+            r#type: disk_type.map(Into::into),
+            prefer: prefer.map(Into::into),
             wwn,
             wwn_with_extension,
             wwn_vendor_extension,
@@ -144,12 +159,20 @@ fn hints(desired: &Desired) -> Option<v1::RootDeviceHints> {
     })
 }
 
+/// What was found in a Secret.
+#[derive(Default)]
+struct Found {
+    value: Vec<u8>,
+    /// The key `format` beside it.
+    format: Option<String>,
+}
+
 /// Reads one key of a Secret; the message names what is missing. `label`: `clusterctl move` is to take it along.
 async fn read(
     context: &HostContext,
     source: &SecretSource,
     label: bool,
-) -> Result<Result<Vec<u8>, String>, ReconcileError> {
+) -> Result<Result<Found, String>, ReconcileError> {
     let SecretSource { secret: key, keys } = source;
     let api: Api<Secret> = Api::namespaced(context.client.clone(), &key.namespace);
     let Some(mut secret) = patch::get_opt(&api, &key.name).await? else {
@@ -160,50 +183,8 @@ async fn read(
     }
     let data = secret.data.unwrap_or_default();
     let value = keys.iter().find_map(|name| data.get(*name)).map(|value| value.0.clone());
-    Ok(value.ok_or_else(|| format!("Secret {key} has none of the keys {}", keys.join(", "))))
-}
-
-/// The user's metadata with what the provider knows on top: `provider_id` and the like are never overridden.
-fn merge_meta_data(user: Option<&[u8]>, facts: &BTreeMap<String, String>) -> Result<String, String> {
-    let mut merged = serde_json::Map::new();
-    if let Some(user) = user {
-        let value: Value =
-            serde_yaml_ng::from_slice(user).map_err(|error| format!("the metadata is not YAML: {error}"))?;
-        match value {
-            Value::Object(map) => merged.extend(map),
-            Value::Null => {}
-            _ => return Err("the metadata is not a map".to_owned()),
-        }
-    }
-    for (name, value) in facts {
-        merged.insert(name.clone(), Value::String(value.clone()));
-    }
-    merged.insert(
-        "instance-id".to_owned(),
-        Value::String(facts.get("instance_id").cloned().unwrap_or_default()),
-    );
-    merged.insert(
-        "local-hostname".to_owned(),
-        Value::String(facts.get("local_hostname").cloned().unwrap_or_default()),
-    );
-    serde_json::to_string_pretty(&Value::Object(merged)).map_err(|error| error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_providers_facts_win_over_the_users_metadata() {
-        let facts = BTreeMap::from([("provider_id".to_owned(), "ferric://h/1".to_owned())]);
-        let merged = merge_meta_data(Some(b"provider_id: mine\nrole: db\n"), &facts).unwrap_or_default();
-        let value: Value = serde_json::from_str(&merged).unwrap_or_default();
-        assert_eq!(value["provider_id"], "ferric://h/1");
-        assert_eq!(value["role"], "db");
-    }
-
-    #[test]
-    fn metadata_that_is_no_map_is_refused() {
-        assert!(merge_meta_data(Some(b"- a\n"), &BTreeMap::new()).is_err());
-    }
+    // As Cluster API has it for bootstrap data: what the value is written in.
+    let format = data.get("format").and_then(|format| String::from_utf8(format.0.clone()).ok());
+    let found = value.map(|value| Found { value, format });
+    Ok(found.ok_or_else(|| format!("Secret {key} has none of the keys {}", keys.join(", "))))
 }

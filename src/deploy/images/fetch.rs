@@ -62,6 +62,16 @@ pub(super) struct Progress {
 }
 
 impl Progress {
+    /// Another kind of work begins, of which this is the whole.
+    pub(super) fn restart(&self, total: u64) {
+        self.done.store(0, Ordering::Relaxed);
+        self.total.store(total, Ordering::Relaxed);
+    }
+
+    pub(super) fn set(&self, done: u64) {
+        self.done.store(done, Ordering::Relaxed);
+    }
+
     pub(super) fn done(&self) -> u64 {
         self.done.load(Ordering::Relaxed)
     }
@@ -77,7 +87,7 @@ impl Progress {
 pub(super) struct Clients {
     images: Client,
     /// Lists are what images are trusted by, so they are not fetched in plain text where https was asked for.
-    lists: Client,
+    pub(super) lists: Client,
 }
 
 impl Clients {
@@ -95,22 +105,26 @@ impl Clients {
             if !response.status().is_success() {
                 return Err(unreachable(format!("the server answers {}", response.status())));
             }
-            let mut stream = response.bytes_stream();
-            let mut list = Vec::new();
-            while let Some(chunk) = stream.next().await {
-                let chunk = chunk.map_err(|e| unreachable(why(e)))?;
-                if list.len() + chunk.len() > MAX_LIST {
-                    return Err(unreachable(format!(
-                        "a list of checksums has at most {MAX_LIST} bytes, this is more"
-                    )));
-                }
-                list.extend_from_slice(&chunk);
-            }
+            let list = bounded(response, MAX_LIST).await.map_err(unreachable)?;
             Ok(String::from_utf8_lossy(&list).into_owned())
         };
         let late = || unreachable(format!("not there within {} s", 2 * READ.as_secs()));
         timeout(2 * READ, read).await.unwrap_or_else(|_| Err(late()))
     }
+}
+
+/// The body of an answer that is not an image; at most so many bytes.
+pub(super) async fn bounded(response: Response, most: usize) -> Result<Vec<u8>, String> {
+    let mut stream = response.bytes_stream();
+    let mut body = Vec::new();
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.map_err(why)?;
+        if body.len() + chunk.len() > most {
+            return Err(format!("the answer has at most {most} bytes, this is more"));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
 }
 
 fn client(plain_after_https: bool) -> io::Result<Client> {
@@ -188,15 +202,23 @@ impl<'a> Sink<'a> {
     }
 }
 
-/// Downloads `url` to `path` and checks it. `room` is asked for the room that is needed in all.
+/// Where a file is, and with which right it is asked for.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) url: Url,
+    pub(super) authorization: Option<header::HeaderValue>,
+}
+
+/// Downloads a file to `path` and checks it. `room` is asked for the room that is needed in all.
 pub(super) async fn download(
     clients: &Clients,
-    url: &Url,
+    place: &Place,
     expected: &Checksum,
     path: &Path,
     progress: &Progress,
     room: impl Fn(u64) -> Result<(), Full>,
 ) -> Result<u64, FetchError> {
+    let url = &place.url;
     let unreachable = |message| FetchError::Unreachable { url: shown(url), message };
     let mut sink = Sink::create(path, expected.algorithm(), progress).await?;
     let until = Instant::now() + WHOLE;
@@ -204,7 +226,7 @@ pub(super) async fn download(
     let mut idle_attempts = 0;
     loop {
         let before = sink.done;
-        match attempt(clients, url, &mut sink, &mut version, &room, until).await {
+        match attempt(clients, place, &mut sink, &mut version, &room, until).await {
             Ok(()) => break,
             Err(Broken::Fatal(error)) => return Err(error),
             Err(Broken::Again(message)) => {
@@ -243,7 +265,7 @@ impl<E: Into<FetchError>> From<E> for Broken {
 /// One request: the rest of the file, or all of it if the server cannot give the rest or has another version by now.
 async fn attempt(
     clients: &Clients,
-    url: &Url,
+    Place { url, authorization }: &Place,
     sink: &mut Sink<'_>,
     version: &mut Option<header::HeaderValue>,
     room: &impl Fn(u64) -> Result<(), Full>,
@@ -251,6 +273,10 @@ async fn attempt(
 ) -> Result<(), Broken> {
     let again = |message: String| Broken::Again(message);
     let mut request = clients.images.get(url.clone()).header(header::ACCEPT_ENCODING, "identity");
+    if let Some(authorization) = authorization {
+        // Not passed on by a redirect to another server.
+        request = request.header(header::AUTHORIZATION, authorization.clone());
+    }
     if sink.done > 0 {
         request = request.header(header::RANGE, format!("bytes={}-", sink.done));
         if let Some(version) = version {
@@ -357,7 +383,7 @@ pub(super) fn disk(path: &Path, source: io::Error) -> FetchError {
 }
 
 /// The whole story of a failed request, without its URL, which may hold secrets.
-fn why(error: reqwest::Error) -> String {
+pub(super) fn why(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut story = error.to_string();
     let mut source = error.source();

@@ -17,6 +17,8 @@ pub(super) struct Entry {
     pub users: usize,
     /// How it is compressed, once its digest has been checked by this process.
     pub verified: Option<Compression>,
+    /// Digest of the image that these extents were made from; absent for what is kept as it was downloaded.
+    pub source: Option<String>,
 }
 
 /// There is no room, and nothing that may go.
@@ -48,6 +50,13 @@ impl Ledger {
 
     pub(super) fn get(&self, digest: &str) -> Option<&Entry> {
         self.entries.get(digest)
+    }
+
+    /// Digest of the extents that were made from an image; those that are known to be good come first.
+    pub(super) fn extents_of(&self, source: &str) -> Option<String> {
+        let made = self.entries.iter().filter(|(_, entry)| entry.source.as_deref() == Some(source));
+        made.min_by_key(|(digest, entry)| (entry.verified.is_none(), *digest))
+            .map(|(digest, _)| digest.clone())
     }
 
     pub(super) fn get_mut(&mut self, digest: &str) -> Option<&mut Entry> {
@@ -137,7 +146,7 @@ mod tests {
     const NOW: u64 = 100 * PROTECTED_MS;
 
     fn entry(size: u64, age: u64, users: usize) -> Entry {
-        Entry { size, used_at: NOW - age, users, verified: None }
+        Entry { size, used_at: NOW - age, users, verified: None, source: None }
     }
 
     #[test]
@@ -152,6 +161,17 @@ mod tests {
         assert_eq!(ledger.reserve(2, 30, NOW), Err(Full { needed: 30, max: 100, in_use: 71 }));
         ledger.unreserve(1);
         assert_eq!(ledger.reserve(2, 30, NOW), Ok(vec![]));
+    }
+
+    #[test]
+    fn extents_are_found_by_the_image_that_they_were_made_from() {
+        let mut ledger = Ledger::new(100);
+        let made = |verified| Entry { verified, source: Some("image".into()), ..entry(1, 0, 0) };
+        ledger.insert("a".into(), made(None));
+        assert_eq!(ledger.extents_of("image").as_deref(), Some("a"));
+        ledger.insert("b".into(), made(Some(Compression::Extents)));
+        assert_eq!(ledger.extents_of("image").as_deref(), Some("b"));
+        assert_eq!(ledger.extents_of("a"), None);
     }
 
     #[test]

@@ -7,6 +7,8 @@ use ferric_image::{Checksum, ChecksumAlgorithm, ChecksumError};
 use ferric_protocol::v1::Compression;
 use url::Url;
 
+use super::oci::Artifact;
+
 /// Where the checksum comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Expected {
@@ -14,12 +16,24 @@ pub(super) enum Expected {
     Known(Checksum),
     /// It stands in a list on a server.
     Listed { url: Url, algorithm: Option<ChecksumAlgorithm> },
+    /// It stands in the manifest of an OCI artifact, and what the spec says beside that must be the same.
+    Manifest { artifact: Artifact, said: Option<Checksum> },
+}
+
+/// What the file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    /// The bytes of the disk; agents get the file as it is.
+    Raw,
+    /// It is unpacked here; agents get extents.
+    Qcow2,
 }
 
 /// An image that can be fetched.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct ImageRequest {
     pub url: Url,
+    pub kind: Kind,
     pub expected: Expected,
 }
 
@@ -37,19 +51,32 @@ fn refuse<T>(reason: &'static str, message: impl Into<String>) -> Result<T, Refu
 impl ImageRequest {
     /// Reads the spec.
     pub(super) fn of(image: &Image) -> Result<Self, Refusal> {
-        let Image { url, checksum, checksum_type, disk_format } = image;
-        match disk_format {
-            None | Some(ImageFormat::Raw) => {}
-            Some(other) => {
+        let Image { url, checksum, checksum_type, disk_format: _ } = image;
+        let kind = match image.effective_format() {
+            ImageFormat::Raw => Kind::Raw,
+            ImageFormat::Qcow2 => Kind::Qcow2,
+            other @ (ImageFormat::Vdi | ImageFormat::Vmdk) => {
                 let name = format!("{other:?}").to_lowercase();
-                return refuse(FORMAT, format!("format {name} is not available yet: use raw"));
+                return refuse(
+                    FORMAT,
+                    format!("format {name} is not read: convert it with qemu-img to qcow2 or raw"),
+                );
             }
+            ImageFormat::LiveIso => {
+                return refuse(FORMAT, "format live-iso is not available yet: use raw or qcow2");
+            }
+        };
+        if let Some(artifact) = Artifact::parse(url) {
+            return Self::of_artifact(image, kind, artifact?);
         }
         let Some(url) = http_url(url) else {
-            return refuse("ImageInvalid", "the image's URL must begin with http:// or https://");
+            return refuse(INVALID, "the image's URL must begin with http://, https:// or oci://");
         };
         if let Some(suffix) = unsupported_suffix(&url) {
-            return refuse(FORMAT, format!("{suffix} is not available yet: use raw, raw.gz or raw.zst"));
+            return refuse(
+                FORMAT,
+                format!("{suffix} is not read: use raw or qcow2, as it is or with .gz, .zst or .xz"),
+            );
         }
         let algorithm = match checksum_type.as_deref() {
             None | Some("" | "auto") => None,
@@ -69,7 +96,25 @@ impl ImageRequest {
                 Err(error) => return refuse(CHECKSUM, error.to_string()),
             },
         };
-        Ok(Self { url, expected })
+        Ok(Self { url, kind, expected })
+    }
+
+    fn of_artifact(image: &Image, kind: Kind, artifact: Artifact) -> Result<Self, Refusal> {
+        let Ok(url) = Url::parse(&image.url) else {
+            return refuse(INVALID, "the image's URL cannot be read");
+        };
+        let text = image.checksum.as_deref().map(str::trim).filter(|text| !text.is_empty());
+        let said = match text.map(|text| Checksum::parse(text, None)).transpose() {
+            Ok(said) if said.as_ref().is_none_or(|said| said.algorithm() == ChecksumAlgorithm::Sha256) => {
+                said
+            }
+            _ => {
+                let message = "an OCI artifact is known by the digest in its URL: leave the checksum out, or give the \
+                               SHA-256 of its layer";
+                return refuse(CHECKSUM, message);
+            }
+        };
+        Ok(Self { url, kind, expected: Expected::Manifest { artifact, said } })
     }
 
     /// Name of the file, by which a list of checksums knows it.
@@ -78,7 +123,8 @@ impl ImageRequest {
     }
 }
 
-const FORMAT: &str = "FormatNotAvailable";
+pub(super) const FORMAT: &str = "FormatNotAvailable";
+pub(super) const INVALID: &str = "ImageInvalid";
 const CHECKSUM: &str = "ChecksumInvalid";
 
 fn http_url(text: &str) -> Option<Url> {
@@ -87,19 +133,19 @@ fn http_url(text: &str) -> Option<Url> {
 
 fn unsupported_suffix(url: &Url) -> Option<&'static str> {
     let path = url.path().to_ascii_lowercase();
-    [".xz", ".bz2", ".lz4", ".zip", ".qcow2", ".vmdk", ".vdi", ".iso"].into_iter().find(|s| path.ends_with(s))
+    [".bz2", ".lz4", ".zip", ".vmdk", ".vdi", ".iso"].into_iter().find(|s| path.ends_with(s))
 }
 
-/// How a file that was given as raw is compressed, by its first bytes; or what it is instead.
-pub(super) fn recognise(head: &[u8]) -> Result<Compression, Refusal> {
+/// How a file is compressed, by its first bytes; or what it is instead of what the spec says.
+pub(super) fn recognise(head: &[u8], kind: Kind) -> Result<Compression, Refusal> {
     match head {
+        [b'Q', b'F', b'I', 0xfb, ..] if kind == Kind::Qcow2 => Ok(Compression::None),
         [0x1f, 0x8b, ..] => Ok(Compression::Gzip),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Compression::Zstd),
         [b'Q', b'F', b'I', 0xfb, ..] => refuse(FORMAT, "the image is qcow2, not raw as the spec says"),
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
-            refuse(FORMAT, "the image is compressed with xz, which is not available yet: use gzip or zstd")
-        }
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Ok(Compression::Xz),
         [b'K', b'D', b'M', b'V', ..] => refuse(FORMAT, "the image is vmdk, not raw as the spec says"),
+        _ if kind == Kind::Qcow2 => refuse(FORMAT, "the image is not qcow2 as the spec says"),
         _ => Ok(Compression::None),
     }
 }
@@ -172,13 +218,18 @@ mod tests {
     #[test]
     fn what_cannot_work_is_refused_with_a_reason() {
         let hex = "ab".repeat(32);
-        let qcow2 = Image { disk_format: Some(ImageFormat::Qcow2), ..image("http://x/a", &hex) };
+        let vdi = Image { disk_format: Some(ImageFormat::Vdi), ..image("http://x/a", &hex) };
+        let iso = Image { disk_format: Some(ImageFormat::LiveIso), ..image("http://x/a", &hex) };
         let typed = Image { checksum_type: Some("sha512".into()), ..image("http://x/a", &hex) };
         let none = Image { checksum: None, ..image("http://x/a", &hex) };
         let table = [
-            (qcow2, FORMAT, "qcow2"),
-            (image("http://x/a.raw.xz", &hex), FORMAT, ".xz"),
+            (vdi, FORMAT, "vdi"),
+            (iso, FORMAT, "live-iso"),
+            (image("http://x/a.raw.bz2", &hex), FORMAT, ".bz2"),
             (image("ftp://x/a", &hex), "ImageInvalid", "http://"),
+            (image("oci://x/a:latest", ""), "ImageInvalid", "tag"),
+            (image("oci://x/a@sha256:ab", ""), "ImageInvalid", "digest"),
+            (image(&format!("oci://x/a@sha256:{hex}"), &"ab".repeat(64)), CHECKSUM, "leave the checksum out"),
             (image("http://x/a", "abcd"), CHECKSUM, "4 digits"),
             (image("http://x/a", &"a".repeat(32)), CHECKSUM, "md5"),
             (typed, CHECKSUM, "128 digits"),
@@ -193,11 +244,29 @@ mod tests {
 
     #[test]
     fn compression_is_what_the_bytes_say() {
-        assert_eq!(recognise(&[0x1f, 0x8b, 8]), Ok(Compression::Gzip));
-        assert_eq!(recognise(&[0x28, 0xb5, 0x2f, 0xfd]), Ok(Compression::Zstd));
-        assert_eq!(recognise(&[0xeb, 0x63]), Ok(Compression::None));
-        assert_eq!(recognise(&[]), Ok(Compression::None));
-        assert!(recognise(b"QFI\xfb").unwrap_err().message.contains("qcow2"));
+        for kind in [Kind::Raw, Kind::Qcow2] {
+            assert_eq!(recognise(&[0x1f, 0x8b, 8], kind), Ok(Compression::Gzip));
+            assert_eq!(recognise(&[0x28, 0xb5, 0x2f, 0xfd], kind), Ok(Compression::Zstd));
+            assert_eq!(recognise(b"\xfd7zXZ\0", kind), Ok(Compression::Xz));
+        }
+        assert_eq!(recognise(&[0xeb, 0x63], Kind::Raw), Ok(Compression::None));
+        assert_eq!(recognise(&[], Kind::Raw), Ok(Compression::None));
+        // Only the cache itself makes extents.
+        assert_eq!(recognise(b"FERRICX1", Kind::Raw), Ok(Compression::None));
+        assert!(recognise(b"QFI\xfb", Kind::Raw).unwrap_err().message.contains("qcow2"));
+        assert_eq!(recognise(b"QFI\xfb", Kind::Qcow2), Ok(Compression::None));
+        assert!(recognise(&[0xeb, 0x63], Kind::Qcow2).unwrap_err().message.contains("not qcow2"));
+    }
+
+    #[test]
+    fn the_kind_is_what_the_format_or_the_suffix_says() {
+        let hex = "ab".repeat(32);
+        let kind = |image: &Image| ImageRequest::of(image).unwrap().kind;
+        assert_eq!(kind(&image("http://x/a.img.xz", &hex)), Kind::Raw);
+        assert_eq!(kind(&image("http://x/a.qcow2", &hex)), Kind::Qcow2);
+        assert_eq!(kind(&image("http://x/a.qcow2.zst?x=1", &hex)), Kind::Qcow2);
+        let named = Image { disk_format: Some(ImageFormat::Qcow2), ..image("http://x/a.img", &hex) };
+        assert_eq!(kind(&named), Kind::Qcow2);
     }
 
     #[test]

@@ -1,0 +1,194 @@
+//! Which answer a DHCP message gets: a pure function of the message, the host that has the hardware address, and the
+//! settings.
+
+use std::net::Ipv4Addr;
+
+use super::packet::{Client, Facts, Request};
+
+/// What answers to PXE firmware call themselves.
+pub const PXE_CLIENT: &str = "PXEClient";
+/// What answers to UEFI HTTP boot call themselves.
+pub const HTTP_CLIENT: &str = "HTTPClient";
+/// iPXE for BIOS.
+pub const IPXE_BIOS: &str = "undionly.kpxe";
+/// iPXE for UEFI.
+pub const IPXE_EFI: &str = "snponly.efi";
+
+/// How the provider takes part in DHCP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Another server gives addresses; this one says only what to boot.
+    Proxy,
+    /// This server gives the addresses.
+    Server,
+}
+
+/// What the answers say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// How the provider takes part.
+    pub mode: Mode,
+    /// This server's address, also that of TFTP.
+    pub server: Ipv4Addr,
+    /// What an address comes with.
+    pub network: Network,
+}
+
+/// What an address comes with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// Subnet mask.
+    pub mask: Ipv4Addr,
+    /// Routers.
+    pub routers: Vec<Ipv4Addr>,
+    /// Name servers.
+    pub name_servers: Vec<Ipv4Addr>,
+    /// How long an address is good.
+    pub lease_seconds: u32,
+}
+
+/// What the provider has for a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Invitation {
+    /// Nobody enrolled it.
+    Unknown,
+    /// It is enrolled, and was not told to boot our agent.
+    Uninvited,
+    /// It was told to boot our agent.
+    Boot {
+        /// URL of the script for iPXE.
+        script: String,
+        /// URL of the ISO for UEFI HTTP boot.
+        iso: String,
+    },
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// Kind of answer.
+    pub kind: ReplyKind,
+    /// This server.
+    pub server: Ipv4Addr,
+    /// The client's address.
+    pub address: Option<Ipv4Addr>,
+    /// What comes with the address.
+    pub network: Option<Network>,
+    /// What the answer calls itself.
+    pub class: Option<&'static str>,
+    /// What to boot.
+    pub boot: Option<BootFile>,
+}
+
+/// Kind of answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplyKind {
+    /// To a discovery.
+    Offer,
+    /// To a request.
+    Acknowledge,
+    /// To a request that cannot be met.
+    Refuse,
+}
+
+/// What to boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BootFile {
+    /// A file of this server's TFTP.
+    Tftp(&'static str),
+    /// A URL.
+    Url(String),
+}
+
+/// What is done with a message, and under which name it is counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// Under which name it is counted.
+    pub counted: &'static str,
+    /// The answer, if there is one.
+    pub reply: Option<Reply>,
+}
+
+/// Decides on a message that came to the DHCP port, or to that of PXE boot servers (`boot_server_port`). `lease` is the
+/// address that the pool has for the client; only a server asks it.
+pub fn decide(
+    settings: &Settings,
+    facts: &Facts,
+    invitation: &Invitation,
+    lease: Option<Ipv4Addr>,
+    boot_server_port: bool,
+) -> Decision {
+    let silent = |counted| Decision { counted, reply: None };
+    if *invitation == Invitation::Unknown {
+        return silent("unknown");
+    }
+    let Ok(boot) = boot_file(facts, invitation) else { return silent("unsupported") };
+    let counted = match (&boot, facts.client) {
+        (Some(_), _) => "boot",
+        (None, Client::Plain) => "address",
+        // Firmware or iPXE that nobody told to: without a file to boot it goes on to the disk.
+        (None, _) => "uninvited",
+    };
+    let kind = match facts.request {
+        Request::Discover => ReplyKind::Offer,
+        Request::Request | Request::Inform => ReplyKind::Acknowledge,
+        Request::Release | Request::Decline => return silent("released"),
+    };
+    let reply = |kind, address, network, class, boot| {
+        Some(Reply { kind, server: settings.server, address, network, class, boot })
+    };
+    if settings.mode == Mode::Proxy || boot_server_port {
+        // On the DHCP port a request is about an address, which is the other server's; only the port of boot servers is
+        // asked for files.
+        let asked = boot_server_port != (facts.request == Request::Discover);
+        let Some(boot) = boot.filter(|_| asked) else {
+            return silent(if asked { counted } else { "passed" });
+        };
+        let class = if facts.client == Client::Http { HTTP_CLIENT } else { PXE_CLIENT };
+        return Decision { counted, reply: reply(kind, None, None, Some(class), Some(boot)) };
+    }
+    // The client takes another server's offer.
+    if facts.server.is_some_and(|server| server != settings.server) {
+        return silent("passed");
+    }
+    let class = (facts.client == Client::Http && boot.is_some()).then_some(HTTP_CLIENT);
+    if facts.request == Request::Inform {
+        return Decision { counted, reply: reply(kind, None, None, class, boot) };
+    }
+    // A relay's network is another than that of the pool.
+    let near = |lease: &Ipv4Addr| facts.relay.is_none_or(|relay| same_network(*lease, relay, settings));
+    let Some(lease) = lease.filter(near) else { return silent("exhausted") };
+    let claimed = facts.wanted.or(facts.current);
+    if facts.request == Request::Request && claimed.is_some_and(|claimed| claimed != lease) {
+        return Decision { counted: "refused", reply: reply(ReplyKind::Refuse, None, None, None, None) };
+    }
+    Decision { counted, reply: reply(kind, Some(lease), Some(settings.network.clone()), class, boot) }
+}
+
+/// No agent is built for this architecture.
+struct Unsupported;
+
+/// What a client is to boot; `None` for nothing.
+fn boot_file(facts: &Facts, invitation: &Invitation) -> Result<Option<BootFile>, Unsupported> {
+    let Invitation::Boot { script, iso } = invitation else { return Ok(None) };
+    Ok(match (facts.client, facts.architecture) {
+        (Client::Plain, _) => None,
+        // 32-bit UEFI and everything that is not x86.
+        (_, Some(6 | 10..=15 | 17..)) => return Err(Unsupported),
+        (Client::Ipxe, _) => Some(BootFile::Url(script.clone())),
+        (Client::Http, Some(16)) => Some(BootFile::Url(iso.clone())),
+        (Client::Http, _) => return Err(Unsupported),
+        (Client::Pxe, Some(0) | None) => Some(BootFile::Tftp(IPXE_BIOS)),
+        // 7 is what the standard's list calls EBC and firmware uses for x64; 9 is the other way round.
+        (Client::Pxe, Some(7 | 9)) => Some(BootFile::Tftp(IPXE_EFI)),
+        (Client::Pxe, _) => return Err(Unsupported),
+    })
+}
+
+fn same_network(a: Ipv4Addr, b: Ipv4Addr, settings: &Settings) -> bool {
+    let mask = settings.network.mask.to_bits();
+    a.to_bits() & mask == b.to_bits() & mask
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,24 @@
+//! What the host controller does for the boot services: it alone knows the hosts.
+
+use ferric_api::MacAddress;
+
+use crate::key::Key;
+
+/// The hosts, as far as booting from the network is concerned.
+pub trait BootLookup: Send + Sync + 'static {
+    /// The host whose boot MAC address this is, with the token of its boot if one is begun and no agent has registered.
+    fn boot_for(&self, mac: MacAddress) -> Option<KnownHost>;
+    /// The boot MAC address of a host.
+    fn boot_mac(&self, host: &Key) -> Option<MacAddress>;
+    /// Counts an answer to a DHCP message, or that there was none, under the name of the decision.
+    fn count(&self, decision: &'static str);
+}
+
+/// A host that is enrolled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownHost {
+    /// Its name.
+    pub host: Key,
+    /// Token of the boot that is begun.
+    pub token: Option<String>,
+}

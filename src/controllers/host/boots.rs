@@ -1,0 +1,85 @@
+//! Which host a machine on the network is, for the boot services.
+
+use std::sync::Arc;
+
+use ferric_api::host::AgentRecord;
+use ferric_api::{BareMetalHost, MacAddress};
+use jiff::Timestamp;
+
+use super::HostContext;
+use crate::boot::{BootLookup, KnownHost, token_lifetime};
+use crate::key::Key;
+
+/// The host controller's side of the boot services.
+pub struct HostBoots {
+    context: Arc<HostContext>,
+}
+
+impl HostBoots {
+    /// Works on the context of the host controller.
+    pub fn new(context: Arc<HostContext>) -> Self {
+        Self { context }
+    }
+
+    fn token(&self, host: &Key) -> Option<String> {
+        let context = &self.context;
+        let number = open_boot(&*context.latest(host)?)?;
+        let lifetime = jiff::SignedDuration::try_from(token_lifetime(context.limits.agent_boot)).ok()?;
+        context.boot.keys.mint(host, number, Timestamp::now().saturating_add(lifetime).ok()?).ok()
+    }
+}
+
+impl BootLookup for HostBoots {
+    fn boot_for(&self, mac: MacAddress) -> Option<KnownHost> {
+        let context = &self.context;
+        let text = mac.to_string();
+        let is_it = |host: &BareMetalHost| {
+            let address = host.spec.boot_mac_address.as_deref();
+            address.is_some_and(|a| a.eq_ignore_ascii_case(&text) || a.parse() == Ok(mac))
+        };
+        let host = context.hosts.store().find(is_it)?;
+        let host = Key::of(&*host);
+        // Of two hosts with this address the younger is told nothing, and has no boot.
+        let host = context.senior_twin(&host).unwrap_or(host);
+        let token = self.token(&host);
+        Some(KnownHost { host, token })
+    }
+
+    fn boot_mac(&self, host: &Key) -> Option<MacAddress> {
+        self.context.latest(host)?.spec.boot_mac_address.as_deref()?.parse().ok()
+    }
+
+    fn count(&self, decision: &'static str) {
+        self.context.metrics.network_boot(decision);
+    }
+}
+
+/// Number of the boot that is begun and for which no agent has registered.
+fn open_boot(host: &BareMetalHost) -> Option<i64> {
+    match host.spec.record.as_ref()?.agent.as_ref()? {
+        AgentRecord { boot_number, key_fingerprint: None, ended: false } => Some(*boot_number),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ferric_api::host::HostRecord;
+
+    use super::*;
+
+    #[test]
+    fn only_a_begun_boot_without_an_agent_is_open() {
+        let agent = |fingerprint: Option<&str>, ended| {
+            let mut host = BareMetalHost::new("h", Default::default());
+            let key_fingerprint = fingerprint.map(str::to_owned);
+            let agent = Some(AgentRecord { boot_number: 4, key_fingerprint, ended });
+            host.spec.record = Some(HostRecord { agent, ..HostRecord::default() });
+            open_boot(&host)
+        };
+        assert_eq!(agent(None, false), Some(4));
+        assert_eq!(agent(Some("ab"), false), None);
+        assert_eq!(agent(None, true), None);
+        assert_eq!(open_boot(&BareMetalHost::new("h", Default::default())), None);
+    }
+}

@@ -24,7 +24,7 @@ endef
 help: ## Print this
 	@printf 'Ferric %s. Targets:\n' '$(VERSION)'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do \
-	  printf '  %-10s %s\n' "$$target" "$$text"; done
+	  printf '  %-11s %s\n' "$$target" "$$text"; done
 
 .PHONY: generate
 generate: tools ## Write crds/ from the Rust types
@@ -64,20 +64,60 @@ release: ## Write release/: what clusterctl reads
 	@sed 's|@RELEASE@|$(CURDIR)/$(RELEASE)|' clusterctl/clusterctl.yaml > release/clusterctl.yaml
 	@printf 'release: %s\n' '$(RELEASE)'
 
+# Servers of any vendor: make agent-image FLAVOUR=hardware
+FLAVOUR ?= virtual
+AGENT_TARGET := x86_64-unknown-linux-gnu
+# A folder of its own: what is linked statically is built apart from the rest.
+AGENT_BUILD := $(or $(CARGO_TARGET_DIR),target)/agent
+.PHONY: agent-image
+agent-image: tools media-tools ## Make agent-image/: what servers boot our agent from (FLAVOUR=virtual or hardware)
+	$(call stage,static agent,RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --quiet --release \
+	  --package ferric-agent --bin ferric-agent --target $(AGENT_TARGET) --target-dir '$(AGENT_BUILD)')
+	$(call stage,agent image,$(CARGO) run --quiet --package ferric-testbed -- agent-image --flavour '$(FLAVOUR)' \
+	  --agent '$(AGENT_BUILD)/$(AGENT_TARGET)/release/ferric-agent' >/dev/null)
+
+.PHONY: node-image
+node-image: assets ## Make the operating system for virtual servers: Debian, containerd, kubelet (3 minutes, once)
+	$(call stage,node image,$(CARGO) run --quiet --package ferric-testbed -- node-image)
+
+.PHONY: lab
+lab: assets release agent-image ## Virtual servers with BMCs and the provider, kept up until Ctrl-C (root, QEMU)
+	$(call stage,programs of the lab,$(CARGO) build --quiet --package ferric --package ferric-testbed --bins)
+	@exec $(CARGO) run --quiet --package ferric-testbed -- lab
+
+.PHONY: test-lab
+test-lab: assets release agent-image ## What is shown on virtual servers only, all of it (root, QEMU; up to 75 minutes)
+	$(call stage,programs of the lab,$(CARGO) build --quiet --package ferric --bins)
+	$(call stage,virtual servers,$(CARGO) test --quiet --package ferric --test e2e_vm --test vm_lab -- \
+	  --include-ignored --test-threads=1)
+
 .PHONY: demo
-demo: assets release ## Watch real Cluster API machines become nodes on simulated servers (ONESHOT=1: end and judge)
+ifeq ($(LAB),1)
+demo: assets release agent-image ## Watch real Cluster API machines become nodes (ONESHOT=1: end and judge; LAB=1: on VMs)
+	$(call stage,programs of the demo,$(CARGO) build --quiet --package ferric --package ferric-testbed --bins)
+	@exec $(CARGO) run --quiet --package ferric-testbed -- lab --demo $(if $(filter 1,$(ONESHOT)),--oneshot)
+else
+demo: assets release
 	$(call stage,programs of the demo,$(CARGO) build --quiet --package ferric --package ferric-simulator --package ferric-testbed --bins)
 	@exec $(CARGO) run --quiet --package ferric-testbed -- demo $(if $(filter 1,$(ONESHOT)),--oneshot)
+endif
 
 .PHONY: bench
 bench: assets release ## Measure 1000 and 10000 simulated hosts and write docs/benchmarks.md
 	$(call stage,programs of the benchmarks,$(CARGO) build --quiet --release --package ferric --package ferric-simulator --bins)
 	$(call stage,benchmarks,$(CARGO) bench --quiet --package ferric --bench fleet)
 
+# How many inputs each decoder gets; make test replays the small corpus in fuzz/.
+FUZZ_CASES ?= 1000000
+.PHONY: fuzz
+fuzz: tools ## Feed the decoders malformed input, FUZZ_CASES=1000000 each (an hour)
+	$(call stage,decoders of disks and messages,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric-image --test fuzz)
+	$(call stage,OCI manifests,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric --lib no_manifest_makes)
+
 .PHONY: clean
 clean: ## Remove what was built here (not the programs of the test bed in the cache folder)
 	@$(CARGO) clean
-	@rm -rf release
+	@rm -rf release agent-image
 
 # Tools: what is missing is installed where that takes one command (Debian, as root), else it is said how.
 .PHONY: tools
@@ -96,3 +136,15 @@ tools:
 	@if [ -z "$${FERRIC_ASSETS:-}" ] && ! command -v go >/dev/null; then \
 	  echo 'missing: Go 1.26 or newer, which builds the programs of the test bed; install it from https://go.dev/dl' >&2; \
 	  echo 'or set FERRIC_ASSETS to a folder that holds them' >&2; exit 1; fi
+
+.PHONY: media-tools
+media-tools:
+	@missing=''; \
+	for tool in xorriso zstd; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    printf '==> installing%s\n' "$$missing"; \
+	    apt-get update -q >/dev/null; \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing >/dev/null; \
+	  else printf 'missing:%s; on Debian: sudo apt-get install --no-install-recommends%s\n' "$$missing" "$$missing" >&2; exit 1; fi; \
+	fi

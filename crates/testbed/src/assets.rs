@@ -89,6 +89,8 @@ pub enum Binary {
     KubeControllerManager,
     /// kubeadm
     Kubeadm,
+    /// kubelet, for the operating system of virtual servers.
+    Kubelet,
     /// kube-scheduler
     KubeScheduler,
     /// The port-forward end of a kubelet, without the kubelet.
@@ -97,7 +99,7 @@ pub enum Binary {
 
 impl Binary {
     /// Every program, in the order in which building them makes most use of the compiler's cache.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Etcd,
         Self::KubeApiserver,
         Self::Kubectl,
@@ -107,6 +109,7 @@ impl Binary {
         Self::Clusterctl,
         Self::KubeControllerManager,
         Self::Kubeadm,
+        Self::Kubelet,
         Self::KubeScheduler,
         Self::FakeKubelet,
     ];
@@ -150,6 +153,7 @@ impl Binary {
                 ("kube-controller-manager", Kubernetes, "k8s.io/kubernetes/cmd/kube-controller-manager", 95)
             }
             Self::Kubeadm => ("kubeadm", Kubernetes, "k8s.io/kubernetes/cmd/kubeadm", 20),
+            Self::Kubelet => ("kubelet", Kubernetes, "k8s.io/kubernetes/cmd/kubelet", 30),
             Self::KubeScheduler => ("kube-scheduler", Kubernetes, "k8s.io/kubernetes/cmd/kube-scheduler", 10),
             Self::FakeKubelet => ("fakekubelet", FakeKubelet, ".", 30),
         }

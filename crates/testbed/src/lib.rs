@@ -23,6 +23,8 @@ pub mod demo;
 pub mod error;
 pub mod fake_kubelet;
 pub mod kubeconfig;
+pub mod lab;
+pub mod media;
 pub mod pki;
 pub mod ports;
 pub mod process;

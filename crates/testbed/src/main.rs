@@ -2,9 +2,15 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Parser, Subcommand};
+use ferric_testbed::assets::Progress;
 use ferric_testbed::demo::{self, DemoOptions};
+use ferric_testbed::lab::domain::{Firmware, ServerSpec};
+use ferric_testbed::lab::{self, LabStack};
+use ferric_testbed::media::{self, AgentImageOptions};
 use ferric_testbed::{Assets, Bed, Binary, Error, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -26,8 +32,14 @@ enum Command {
     Assets(AssetsArgs),
     /// Starts a management plane, prints the shell lines to use it, and keeps it until Ctrl-C.
     Up(UpArgs),
+    /// Makes the image that servers boot the agent from, of Debian packages and the agent's program.
+    AgentImage(AgentImageOptions),
     /// Watch machines of Cluster API become nodes on simulated servers.
     Demo(DemoOptions),
+    /// Starts virtual servers with BMCs and the provider in a network of their own, and keeps them until Ctrl-C.
+    Lab(LabArgs),
+    /// Makes the operating system for virtual servers and prints where its forms are.
+    NodeImage,
 }
 
 #[derive(Args)]
@@ -35,6 +47,25 @@ struct AssetsArgs {
     /// Also fills this folder with links to the programs and components; it can then be another process's FERRIC_ASSETS.
     #[arg(long, value_name = "FOLDER")]
     link: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct LabArgs {
+    /// How many virtual servers there are: UEFI and virtual media; every third has BIOS.
+    #[arg(long, default_value_t = 3)]
+    servers: u8,
+    /// Plays the demo on them: a machine becomes a node and goes again.
+    #[arg(long)]
+    demo: bool,
+    /// Ends after the demo's last step: exit code 0 if every step really happened.
+    #[arg(long, requires = "demo")]
+    oneshot: bool,
+    /// Does not give the agent's image to the manager.
+    #[arg(long, hide = true)]
+    no_agent: bool,
+    /// Leaves the folder with all logs behind at the end.
+    #[arg(long)]
+    keep: bool,
 }
 
 #[derive(Args)]
@@ -65,7 +96,10 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Assets(args) => assets(args).await,
+        Command::AgentImage(options) => agent_image(options).await,
         Command::Up(args) => until_signal(serve(args)).await.and_then(|ended| ended.unwrap_or(Ok(()))),
+        Command::Lab(args) => lab(&args).await,
+        Command::NodeImage => node_image().await,
         Command::Demo(options) => match show(&options).await {
             Ok(code) => return code,
             Err(error) => Err(error),
@@ -91,6 +125,15 @@ async fn assets(args: AssetsArgs) -> Result<()> {
         assets.link_all(&folder).await?;
         println!("export FERRIC_ASSETS={}", folder.display());
     }
+    Ok(())
+}
+
+async fn agent_image(options: AgentImageOptions) -> Result<()> {
+    let progress: Progress = Arc::new(|line| eprintln!("{line}"));
+    let folder = tokio::task::spawn_blocking(move || media::build(&options, &progress))
+        .await
+        .map_err(|error| Error::Assets(format!("the builder ended early: {error}")))??;
+    println!("{}", folder.display());
     Ok(())
 }
 
@@ -147,6 +190,94 @@ async fn serve(args: UpArgs) -> Result<()> {
     if let Some(workload) = &workload {
         println!("# workload cluster: kubectl --kubeconfig {}", workload.kubeconfig().display());
     }
+    std::future::pending::<()>().await;
+    Ok(())
+}
+
+async fn node_image() -> Result<()> {
+    if let Some(reason) = lab::obstacle() {
+        return Err(Error::Assets(format!("no node image can be made: {reason}")));
+    }
+    lab::Tools::ensure().await?;
+    let image = lab::NodeImage::ensure(&Assets::from_env()?).await?;
+    for form in [lab::Form::Raw, lab::Form::RawZstd, lab::Form::Qcow2] {
+        println!("{}", image.file(form).display());
+    }
+    Ok(())
+}
+
+/// Outside: prepares, and starts this program again in a world of its own. Inside: runs the lab.
+async fn lab(args: &LabArgs) -> Result<()> {
+    if lab::world::inside().is_some() {
+        return until_signal(serve_lab(args)).await.and_then(|ended| ended.unwrap_or(Ok(())));
+    }
+    if let Some(reason) = lab::obstacle() {
+        return Err(Error::Assets(format!("there can be no lab here: {reason}")));
+    }
+    if args.no_agent {
+        lab::Tools::ensure().await?;
+    } else {
+        LabStack::prepare().await?;
+    }
+    let entrance = lab::world::Entrance {
+        arguments: std::env::args_os().skip(1).collect(),
+        stdout: true,
+        limit: None,
+        keep: args.keep,
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let (entrance_stop, begun) = (Arc::clone(&stop), tokio::runtime::Handle::current());
+    let mut running = begun.spawn_blocking(move || lab::world::run(&entrance, &entrance_stop));
+    let ended = tokio::select! {
+        ended = &mut running => ended,
+        stopped = until_signal(std::future::pending::<()>()) => {
+            stopped?;
+            stop.store(true, Ordering::Relaxed);
+            running.await
+        }
+    };
+    let (status, folder) =
+        ended.map_err(|error| Error::Assets(format!("the lab ended early: {error}")))??;
+    if let Some(folder) = folder {
+        eprintln!("lab: its folder stays: {}", folder.display());
+    }
+    match status {
+        Some(status) if !status.success() => Err(Error::Assets(format!("the lab ended with {status}"))),
+        _ => Ok(()),
+    }
+}
+
+async fn serve_lab(args: &LabArgs) -> Result<()> {
+    if args.demo {
+        return lab::demo::play(args.oneshot).await;
+    }
+    let begin = std::time::Instant::now();
+    let servers = (1..=args.servers).map(|number| {
+        let mut server = ServerSpec::new(&format!("vm-{number}"));
+        if number % 3 == 0 {
+            server.firmware = Firmware::Bios;
+        }
+        server
+    });
+    let stack = LabStack::builder().servers(servers.collect()).agent(!args.no_agent).start().await?;
+    stack.enrol().await?;
+    let world = lab::world::inside().unwrap_or_default();
+    println!("lab: up in {:.0} s; Ctrl-C ends it. In another terminal:", begin.elapsed().as_secs_f32());
+    println!("  {}    # a shell inside", world.join("enter").display());
+    for line in stack.bed.shell_exports() {
+        println!("  {line}");
+    }
+    println!("Then, inside:\n  kubectl get bmh\n  virsh list --all");
+    for server in stack.lab.servers() {
+        println!(
+            "  tail -f {}    # {} at {}",
+            server.serial().display(),
+            server.spec.name,
+            server.bmc_address
+        );
+    }
+    println!("Every BMC's login is admin, its password lab-password. The image: {}", stack.image.url);
+    println!("  sha256 {}", stack.image.sha256);
     std::future::pending::<()>().await;
     Ok(())
 }

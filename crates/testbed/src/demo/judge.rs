@@ -7,7 +7,7 @@ use super::view::{Host, Machine, View};
 use crate::stack::JournalEntry;
 
 /// Whether every host is free.
-pub(super) fn all_available(view: &View, wanted: usize) -> Result<(), String> {
+pub(crate) fn all_available(view: &View, wanted: usize) -> Result<(), String> {
     let others: Vec<String> = view.hosts.iter().filter(|host| host.state != "available").map(tell).collect();
     match (view.hosts.len(), others.is_empty()) {
         (count, _) if count != wanted => Err(format!("there are {count} hosts")),
@@ -18,18 +18,18 @@ pub(super) fn all_available(view: &View, wanted: usize) -> Result<(), String> {
 
 /// What a MachineDeployment is to come to.
 #[derive(Clone, Debug)]
-pub(super) struct Goal<'a> {
+pub(crate) struct Goal<'a> {
     /// Its name.
-    pub(super) deployment: &'a str,
+    pub(crate) deployment: &'a str,
     /// Machines of it, and no more.
-    pub(super) workers: usize,
+    pub(crate) workers: usize,
     /// Machines of the control plane on hosts.
-    pub(super) control_plane: usize,
+    pub(crate) control_plane: usize,
 }
 
 impl Goal<'_> {
     /// Whether exactly the wanted machines are there, Running, with Nodes that are Ready, and every other host is free.
-    pub(super) fn reached(&self, view: &View) -> Result<(), String> {
+    pub(crate) fn reached(&self, view: &View) -> Result<(), String> {
         let mut missing = Vec::new();
         let workers = view.machines.iter().filter(|machine| machine.deployment == self.deployment).count();
         let others = view.machines.len() - workers;
@@ -77,7 +77,7 @@ fn not_running(view: &View, machine: &Machine) -> Option<String> {
 }
 
 /// A host in a sentence.
-pub(super) fn tell(host: &Host) -> String {
+pub(crate) fn tell(host: &Host) -> String {
     let state = if host.state.is_empty() { "without a state" } else { &host.state };
     match (&host.error, host.waiting.is_empty()) {
         (Some(error), _) => format!("{} is {state}, {error}", host.name),
@@ -87,7 +87,7 @@ pub(super) fn tell(host: &Host) -> String {
 }
 
 /// The providerID of a running machine, if Machine, BareMetalMachine and Node agree on it and it names the host.
-pub(super) fn provider_id(view: &View, machine: &Machine) -> Result<String, String> {
+pub(crate) fn provider_id(view: &View, machine: &Machine) -> Result<String, String> {
     let id = &machine.provider_id;
     let node = view.node_of(machine).map(|node| node.provider_id.as_str()).unwrap_or_default();
     if machine.infrastructure_provider_id != *id || node != id {
@@ -106,7 +106,7 @@ pub(super) fn provider_id(view: &View, machine: &Machine) -> Result<String, Stri
 }
 
 /// As many racks as can be are used by the machines of a deployment.
-pub(super) fn spread(view: &View, deployment: &str) -> Result<Vec<String>, String> {
+pub(crate) fn spread(view: &View, deployment: &str) -> Result<Vec<String>, String> {
     let machines = view.machines.iter().filter(|machine| machine.deployment == deployment);
     let used: Vec<&Host> = machines.filter_map(|machine| view.host_of(machine)).collect();
     let racks: BTreeSet<&str> = used.iter().map(|host| host.rack.as_str()).collect();
@@ -126,7 +126,7 @@ pub(super) fn spread(view: &View, deployment: &str) -> Result<Vec<String>, Strin
 }
 
 /// Whether, by the journal of its BMC, a server is on and was started from its disk.
-pub(super) fn runs_from_disk(journal: &[JournalEntry]) -> Result<(), String> {
+pub(crate) fn runs_from_disk(journal: &[JournalEntry]) -> Result<(), String> {
     let power = journal.iter().rev().find_map(JournalEntry::power);
     let boot = journal.iter().rev().find_map(JournalEntry::boot_source);
     match (power, boot) {
@@ -136,7 +136,7 @@ pub(super) fn runs_from_disk(journal: &[JournalEntry]) -> Result<(), String> {
 }
 
 /// Whether, by the journal of its BMC, a server was stopped, then ran the agent, and is off again.
-pub(super) fn was_stopped_and_cleaned(journal: &[JournalEntry]) -> Result<(), String> {
+pub(crate) fn was_stopped_and_cleaned(journal: &[JournalEntry]) -> Result<(), String> {
     let position = |wanted: &dyn Fn(&JournalEntry) -> bool| journal.iter().position(wanted);
     let off = position(&|entry| entry.power() == Some(false));
     let agent = position(&|entry| entry.boot_source().is_some_and(|source| source != "Disk"));

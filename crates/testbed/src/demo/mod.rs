@@ -3,11 +3,11 @@
 //! Every line that says `ok` is decided by somebody who is neither the manager nor the simulator: `kubectl` for
 //! objects, SHA-256 of the disk files for images ([`crate::stack::disk`]), the journal of the BMCs for power.
 
-mod judge;
+pub(crate) mod judge;
 mod scene;
-mod screen;
+pub(crate) mod screen;
 mod table;
-mod view;
+pub(crate) mod view;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -12,7 +12,7 @@ const WIDTH: usize = 160;
 
 /// Standard output as the demo uses it.
 #[derive(Debug)]
-pub(super) struct Screen {
+pub(crate) struct Screen {
     begin: Instant,
     terminal: bool,
     /// Lines of the live table that stand at the bottom of the terminal.
@@ -22,7 +22,7 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let now = Instant::now();
         Self {
             begin: now,
@@ -34,45 +34,45 @@ impl Screen {
     }
 
     /// A line that belongs to no step.
-    pub(super) fn say(&mut self, line: &str) {
+    pub(crate) fn say(&mut self, line: &str) {
         self.freeze();
         println!("{line}");
     }
 
     /// A step begins: what is waited for, and how long at most.
-    pub(super) fn step(&mut self, what: &str, limit: Duration) {
+    pub(crate) fn step(&mut self, what: &str, limit: Duration) {
         self.freeze();
         self.step = Instant::now();
         println!("\n{} {} (at most {} s)", self.time(), self.paint("1", what), limit.as_secs());
     }
 
     /// Something that the step shows to be so.
-    pub(super) fn good(&mut self, line: &str) {
+    pub(crate) fn good(&mut self, line: &str) {
         self.freeze();
         println!("{}   {} {line}", self.time(), self.paint("32", "ok"));
     }
 
     /// The step is over.
-    pub(super) fn done(&mut self, line: &str) {
+    pub(crate) fn done(&mut self, line: &str) {
         let took = self.step.elapsed().as_secs_f32();
         self.good(&format!("{line} ({took:.1} s)"));
     }
 
     /// A line about what is going on.
-    pub(super) fn note(&mut self, line: &str) {
+    pub(crate) fn note(&mut self, line: &str) {
         self.freeze();
         println!("{}      {line}", self.time());
     }
 
     /// The headline of a failure.
-    pub(super) fn failed(&mut self) {
+    pub(crate) fn failed(&mut self) {
         self.freeze();
         let line = format!("FAILED after {:.1} s", self.elapsed().as_secs_f32());
         println!("\n{}", self.paint("31", &line));
     }
 
     /// Shows how things are now: the table on a terminal, else what is different from the last time.
-    pub(super) fn show(&mut self, view: &View) {
+    pub(crate) fn show(&mut self, view: &View) {
         if *view == self.last {
             return;
         }
@@ -115,7 +115,7 @@ impl Screen {
     }
 
     /// Time since the demo began.
-    pub(super) fn elapsed(&self) -> Duration {
+    pub(crate) fn elapsed(&self) -> Duration {
         self.begin.elapsed()
     }
 }

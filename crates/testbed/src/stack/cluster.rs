@@ -52,8 +52,13 @@ impl ClusterRequest<'_> {
 
     /// With a stand-in: a control plane that runs beside the fleet and that nobody manages.
     pub async fn create_with_external_control_plane(&self, bed: &Bed) -> Result<Created> {
-        bed.install_external_control_plane().await?;
         let workload = bed.start_workload(self.name).await?;
+        self.create_with_workload(bed, workload).await
+    }
+
+    /// With a stand-in that runs already.
+    pub async fn create_with_workload(&self, bed: &Bed, workload: Workload) -> Result<Created> {
+        bed.install_external_control_plane().await?;
         let client = bed.client();
         workload.create_secrets(&client, self.namespace, self.name).await?;
         workload.create_external_control_plane(&client, self.namespace, self.name).await?;

@@ -1,7 +1,7 @@
 //! A plain HTTP server of one image, with the troubles that image servers have.
 
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +19,6 @@ use crate::error::{Error, Result};
 use crate::ports::Port;
 
 const PIECE: usize = 64 * 1024;
-const NAME: &str = "image.raw";
 
 /// What is wrong with the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,12 +36,15 @@ pub enum Trouble {
 #[derive(Debug)]
 pub struct ImageServer {
     shared: Arc<Shared>,
+    address: IpAddr,
     port: Port,
     serving: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
 struct Shared {
+    /// Name of the file, by which it is served.
+    name: String,
     image: Bytes,
     trouble: Mutex<Trouble>,
     requests: AtomicU64,
@@ -52,14 +54,21 @@ struct Shared {
 impl ImageServer {
     /// Serves the file as it is now, on a free port of 127.0.0.1.
     pub async fn start(image: &Path) -> Result<Self> {
+        Self::start_on(IpAddr::V4(Ipv4Addr::LOCALHOST), image).await
+    }
+
+    /// Serves the file as it is now, on a free port of an address.
+    pub async fn start_on(address: IpAddr, image: &Path) -> Result<Self> {
         let bytes = tokio::fs::read(image).await.map_err(Error::file("read", image))?;
+        let name = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let shared = Arc::new(Shared {
+            name,
             image: bytes.into(),
             trouble: Mutex::default(),
             requests: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         });
-        let mut this = Self { shared, port: Port::reserve()?, serving: None };
+        let mut this = Self { shared, address, port: Port::reserve_on(address)?, serving: None };
         this.turn_on().await?;
         Ok(this)
     }
@@ -67,7 +76,7 @@ impl ImageServer {
     /// Where the image is.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/{NAME}", self.port.number())
+        format!("http://{}/{}", SocketAddr::from((self.address, self.port.number())), self.shared.name)
     }
 
     /// Puts trouble on the server, or takes it away. Downloads that have begun go on as they began.
@@ -99,9 +108,9 @@ impl ImageServer {
     /// Serves again after [`ImageServer::stop`], at the same address.
     pub async fn turn_on(&mut self) -> Result<()> {
         self.stop().await;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port.number()));
+        let address = SocketAddr::from((self.address, self.port.number()));
         let open = || {
-            let socket = TcpSocket::new_v4()?;
+            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
             // Connections of the life before may still be winding down.
             socket.set_reuseaddr(true)?;
             socket.bind(address)?;
@@ -147,7 +156,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 type Body = BoxBody<Bytes, std::io::Error>;
 
 fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Body> {
-    let known = request.uri().path().strip_prefix('/') == Some(NAME);
+    let known = request.uri().path().strip_prefix('/') == Some(shared.name.as_str());
     let mut answer = Response::new(Body::default());
     if !known || !matches!(*request.method(), Method::GET | Method::HEAD) {
         *answer.status_mut() = StatusCode::NOT_FOUND;
@@ -231,7 +240,7 @@ mod tests {
 
     async fn server(folder: &tempfile::TempDir) -> (ImageServer, Vec<u8>) {
         let image: Vec<u8> = (0..SIZE).map(|n| (n % 251) as u8).collect();
-        let path = folder.path().join(NAME);
+        let path = folder.path().join("image.raw");
         std::fs::write(&path, &image).unwrap();
         (ImageServer::start(&path).await.unwrap(), image)
     }

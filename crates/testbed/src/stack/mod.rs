@@ -255,7 +255,7 @@ pub async fn build_image(folder: &Path, bytes: u64) -> Result<ServedImage> {
 }
 
 /// Applies the provider's components as `clusterctl` would, and the kinds of Cluster API that the manager watches.
-async fn apply_without_cluster_api(bed: &Bed, release: &Path) -> Result<()> {
+pub(crate) async fn apply_without_cluster_api(bed: &Bed, release: &Path) -> Result<()> {
     bed.apply(CLUSTER_API_KINDS).await?;
     let components = release::components(bed, release).await?;
     // Namespace and kinds come first in the file, but a kind takes a moment until its objects are accepted.

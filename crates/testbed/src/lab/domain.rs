@@ -1,0 +1,251 @@
+//! What a virtual server is, and how libvirt is told. Pure.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+/// Firmware of a virtual server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Firmware {
+    /// OVMF.
+    Uefi,
+    /// SeaBIOS.
+    Bios,
+}
+
+/// What a disk is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskBus {
+    /// virtio-blk.
+    Virtio,
+    /// virtio-scsi.
+    Scsi,
+    /// NVMe.
+    Nvme,
+}
+
+/// A disk of a virtual server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskSpec {
+    /// What it is attached to.
+    pub bus: DiskBus,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its serial number, at most 20 characters.
+    pub serial: String,
+}
+
+/// How a virtual server is reached over its BMC's protocols.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BmcKind {
+    /// Redfish, with the way of booting that this scheme of its address names, such as `redfish-virtualmedia`.
+    Redfish(&'static str),
+    /// Redfish that knows power and boot device only: no virtual media.
+    RedfishWithoutMedia,
+    /// IPMI over LAN.
+    Ipmi,
+}
+
+/// A virtual server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerSpec {
+    /// Its name.
+    pub name: String,
+    /// Its firmware.
+    pub firmware: Firmware,
+    /// Its disks; it boots from the first.
+    pub disks: Vec<DiskSpec>,
+    /// Memory in MiB.
+    pub memory: u32,
+    /// Processors.
+    pub processors: u32,
+    /// How its BMC is spoken to.
+    pub bmc: BmcKind,
+    /// Keys and values of root device hints, such as `serialNumber` and `"disk-b"`, as YAML.
+    pub hints: Vec<(String, String)>,
+}
+
+impl ServerSpec {
+    /// A server with UEFI, one virtio disk and virtual media.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            firmware: Firmware::Uefi,
+            disks: vec![DiskSpec { bus: DiskBus::Virtio, size: 8 << 30, serial: format!("{name}-a") }],
+            memory: 2048,
+            processors: 2,
+            bmc: BmcKind::Redfish("redfish-virtualmedia"),
+            hints: Vec::new(),
+        }
+    }
+}
+
+/// Where a virtual server's things are, and what it is known by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) uuid: uuid::Uuid,
+    /// Hardware addresses of its network ports, all on the lab's bridge. The first boots.
+    pub(super) macs: Vec<String>,
+    /// Files of its disks.
+    pub(super) disks: Vec<PathBuf>,
+    /// File that its serial port is written to.
+    pub(super) serial: PathBuf,
+}
+
+/// The name that libvirt gives to the n-th disk of a bus.
+fn target(bus: DiskBus, number: usize) -> String {
+    let letter = char::from(b'a' + u8::try_from(number % 26).unwrap_or(0));
+    match bus {
+        DiskBus::Virtio => format!("vd{letter}"),
+        DiskBus::Scsi | DiskBus::Nvme => format!("sd{letter}"),
+    }
+}
+
+/// The XML of a domain.
+pub(super) fn xml(spec: &ServerSpec, place: &Place) -> String {
+    let mut devices = String::new();
+    let mut more = String::new();
+    for (number, (disk, path)) in spec.disks.iter().zip(&place.disks).enumerate() {
+        match disk.bus {
+            DiskBus::Nvme => nvme(&mut more, number, disk, path),
+            bus => {
+                let target = target(bus, number);
+                let bus = if bus == DiskBus::Virtio { "virtio" } else { "scsi" };
+                let order = if number == 0 { "\n      <boot order='1'/>" } else { "" };
+                let _ = write!(
+                    devices,
+                    "
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw' cache='unsafe' discard='unmap'/>
+      <source file='{}'/>
+      <target dev='{target}' bus='{bus}'/>
+      <serial>{}</serial>{order}
+    </disk>",
+                    escape(&path.display().to_string()),
+                    escape(&disk.serial),
+                );
+            }
+        }
+    }
+    if spec.disks.iter().any(|disk| disk.bus == DiskBus::Scsi) {
+        devices.push_str("\n    <controller type='scsi' index='0' model='virtio-scsi'/>");
+    }
+    for mac in &place.macs {
+        let _ = write!(
+            devices,
+            "
+    <interface type='bridge'>
+      <mac address='{mac}'/>
+      <source bridge='lab0'/>
+      <model type='virtio'/>
+    </interface>"
+        );
+    }
+    let os = match spec.firmware {
+        Firmware::Bios => "<os>",
+        Firmware::Uefi => "<os firmware='efi'>",
+    };
+    let loader = match spec.firmware {
+        Firmware::Bios => "<bios useserial='yes'/>",
+        Firmware::Uefi => "<firmware><feature enabled='no' name='secure-boot'/></firmware>",
+    };
+    let commandline = if more.is_empty() {
+        String::new()
+    } else {
+        format!("\n  <qemu:commandline>{more}\n  </qemu:commandline>")
+    };
+    format!(
+        "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>{name}</name>
+  <uuid>{uuid}</uuid>
+  <memory unit='MiB'>{memory}</memory>
+  <vcpu>{processors}</vcpu>
+  <sysinfo type='smbios'>
+    <system>
+      <entry name='manufacturer'>Ferric</entry>
+      <entry name='product'>Lab</entry>
+      <entry name='serial'>{name}</entry>
+      <entry name='uuid'>{uuid}</entry>
+    </system>
+  </sysinfo>
+  {os}
+    <type arch='x86_64' machine='q35'>hvm</type>
+    {loader}
+    <smbios mode='sysinfo'/>
+  </os>
+  <features><acpi/></features>
+  <cpu mode='maximum'/>
+  <on_poweroff>destroy</on_poweroff>
+  <on_reboot>restart</on_reboot>
+  <on_crash>destroy</on_crash>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>{devices}
+    <serial type='file'>
+      <source path='{serial}' append='on'/>
+    </serial>
+    <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
+    <memballoon model='none'/>
+  </devices>{commandline}
+</domain>
+",
+        name = escape(&spec.name),
+        uuid = place.uuid,
+        memory = spec.memory,
+        processors = spec.processors,
+        serial = escape(&place.serial.display().to_string()),
+    )
+}
+
+/// libvirt has no emulated NVMe, so QEMU is told directly.
+fn nvme(more: &mut String, number: usize, disk: &DiskSpec, path: &Path) {
+    let order = if number == 0 { ",bootindex=1" } else { "" };
+    let arguments = [
+        "-drive".to_owned(),
+        // A comma in a path would begin another option.
+        format!(
+            "file={},if=none,id=nvme{number},format=raw,cache=unsafe,discard=unmap",
+            path.display().to_string().replace(',', ",,")
+        ),
+        "-device".to_owned(),
+        format!("nvme,drive=nvme{number},serial={}{order}", disk.serial),
+    ];
+    for argument in arguments {
+        let _ = write!(more, "\n    <qemu:arg value='{}'/>", escape(&argument));
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('\'', "&apos;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(spec: &ServerSpec) -> Place {
+        Place {
+            uuid: uuid::Uuid::nil(),
+            macs: vec!["52:54:00:00:00:01".to_owned()],
+            disks: spec.disks.iter().map(|disk| PathBuf::from(format!("/lab/{}.raw", disk.serial))).collect(),
+            serial: "/lab/it's.log".into(),
+        }
+    }
+
+    #[test]
+    fn firmware_and_disks_are_told() {
+        let mut spec = ServerSpec::new("one");
+        let uefi = xml(&spec, &place(&spec));
+        for part in ["firmware='efi'", "bus='virtio'", "order='1'", "it&apos;s.log", "type='qemu'"] {
+            assert!(uefi.contains(part), "{part} is not in {uefi}");
+        }
+        assert!(!uefi.contains("qemu:arg"));
+        spec.firmware = Firmware::Bios;
+        spec.disks =
+            vec![DiskSpec { bus: DiskBus::Nvme, size: 1, serial: "n".to_owned() }, spec.disks[0].clone()];
+        let bios = xml(&spec, &place(&spec));
+        for part in ["nvme,drive=nvme0,serial=n,bootindex=1", "file=/lab/n.raw,", "<os>"] {
+            assert!(bios.contains(part), "{part} is not in {bios}");
+        }
+        assert!(!bios.contains("order='1'"), "{bios}");
+    }
+}

@@ -6,10 +6,17 @@
 //!   disks of the BMC without a serial number, which may be one that the agent sees, and removable disks, among which
 //!   are the BMC's own media.
 //! - The agent's addresses are not taken: they are gone when it is.
+//! - Memory modules, GPUs, boot mode and Secure Boot are known from within only: what was seen last counts.
 
 use ferric_api::HardwareDetails;
-use ferric_api::hardware::{Cpu, Nic, Storage};
+use ferric_api::hardware::{Cpu, Gpu, MemoryModule, Nic, Storage};
+use ferric_api::host::BootMode;
 use ferric_protocol::v1::{self, DiskType, Inventory};
+
+/// Most memory modules, or GPUs, of one machine that are kept.
+const MOST: usize = 512;
+/// Longest of their facts, in characters.
+const LONGEST: usize = 96;
 
 /// The hardware as both see it.
 #[must_use]
@@ -32,14 +39,64 @@ pub fn merge(out_of_band: &HardwareDetails, inventory: &Inventory) -> HardwareDe
         }
     }
     if merged.ram_mebibytes == 0 {
-        merged.ram_mebibytes = number(inventory.memory_bytes >> 20);
+        // What is plugged in is more than what the firmware leaves to a kernel.
+        let installed = inventory.installed_memory_bytes;
+        merged.ram_mebibytes = number(if installed > 0 { installed } else { inventory.memory_bytes } >> 20);
     }
     if let Some(seen) = &inventory.cpu {
         cpu(&mut merged.cpu, seen);
     }
     merged.nics = nics(&out_of_band.nics, &inventory.nics);
     merged.storage = storage(&out_of_band.storage, &inventory.disks);
+    if !inventory.memory_modules.is_empty() {
+        merged.memory_modules = inventory.memory_modules.iter().take(MOST).map(memory_module).collect();
+    }
+    // Only an agent that looked at the machine says how that was started, and only its silence about GPUs means none.
+    let looked = inventory.boot_mode() != v1::BootMode::Unspecified;
+    if looked || !inventory.gpus.is_empty() {
+        merged.gpus = Some(inventory.gpus.iter().take(MOST).map(gpu).collect());
+    }
+    match inventory.boot_mode() {
+        v1::BootMode::Unspecified => {}
+        v1::BootMode::Bios => (merged.boot_mode, merged.secure_boot) = (Some(BootMode::Legacy), Some(false)),
+        v1::BootMode::Uefi => {
+            merged.secure_boot = inventory.secure_boot.or(merged.secure_boot);
+            let secure = merged.secure_boot == Some(true);
+            merged.boot_mode = Some(if secure { BootMode::UefiSecureBoot } else { BootMode::Uefi });
+        }
+    }
     merged
+}
+
+fn memory_module(seen: &v1::MemoryModule) -> MemoryModule {
+    MemoryModule {
+        locator: fact(&seen.locator),
+        bank: fact(&seen.bank),
+        size_mebibytes: number(seen.size_bytes >> 20),
+        memory_type: fact(&seen.r#type),
+        speed_megatransfers: seen.speed_mts.into(),
+        configured_speed_megatransfers: seen.configured_speed_mts.into(),
+        manufacturer: fact(&seen.manufacturer),
+        serial_number: fact(&seen.serial_number),
+        part_number: fact(&seen.part_number),
+        persistent: seen.persistent,
+    }
+}
+
+fn gpu(seen: &v1::Gpu) -> Gpu {
+    Gpu {
+        vendor_id: fact(&seen.vendor_id),
+        device_id: fact(&seen.device_id),
+        vendor: fact(&seen.vendor),
+        model: fact(&seen.model),
+        pci_address: fact(&seen.pci_address),
+        driver: fact(&seen.driver),
+    }
+}
+
+/// A fact as it may stand in an object: of a sensible length, and without control characters.
+fn fact(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect()
 }
 
 fn cpu(known: &mut Cpu, seen: &v1::Cpu) {
@@ -86,6 +143,9 @@ fn nics(known: &[Nic], seen: &[v1::Nic]) -> Vec<Nic> {
         }
         if nic.speed_mbps > 0 {
             entry.speed_gbps = i64::from(nic.speed_mbps / 1000);
+        }
+        if !nic.driver.is_empty() {
+            entry.driver = fact(&nic.driver);
         }
         entry.pxe |= nic.pxe;
     }
@@ -167,7 +227,8 @@ mod tests {
         let nic = |name: &str, mac: &str| v1::Nic {
             name: name.into(),
             mac: mac.into(),
-            model: "0x8086 0x1572 (i40e)".into(),
+            model: "0x8086 0x1572".into(),
+            driver: "i40e".into(),
             speed_mbps: 10_000,
             addresses: vec!["10.9.9.9".into()],
             ..v1::Nic::default()
@@ -182,6 +243,17 @@ mod tests {
                 flags: vec!["sse".into()],
                 ..v1::Cpu::default()
             }),
+            memory_modules: vec![v1::MemoryModule {
+                locator: "DIMM\u{7}A1".into(),
+                size_bytes: 32 << 30,
+                r#type: "DDR5".into(),
+                part_number: "P".repeat(200),
+                ..v1::MemoryModule::default()
+            }],
+            installed_memory_bytes: 64 << 30,
+            gpus: vec![v1::Gpu { vendor_id: "10de".into(), ..v1::Gpu::default() }],
+            boot_mode: v1::BootMode::Uefi.into(),
+            secure_boot: Some(true),
             nics: vec![nic("eth0", "52:54:00:aa:bb:01"), nic("eth1", "52:54:00:aa:bb:02")],
             disks: vec![
                 v1::Disk {
@@ -212,6 +284,7 @@ mod tests {
             [("eth0", "10.0.0.7", 10), ("eth1", "", 10)],
             "an agent's address is not the machine's"
         );
+        assert_eq!(merged.nics[0].driver, "i40e");
         let disks: Vec<_> = merged.storage.iter().map(|d| (d.name.as_str(), d.vendor.as_str())).collect();
         assert_eq!(disks, [("/dev/sda", "Acme"), ("Behind RAID", "")]);
         let disk = &merged.storage[0];
@@ -219,6 +292,51 @@ mod tests {
             (disk.disk_type.as_str(), disk.hctl.as_str(), disk.size_bytes),
             ("HDD", "0:0:0:0", 1 << 40)
         );
+    }
+
+    #[test]
+    fn what_only_the_agent_sees_is_added_and_bounded() {
+        let merged = merge(&told(), &seen());
+        let [module] = merged.memory_modules.as_slice() else { panic!("{:?}", merged.memory_modules) };
+        assert_eq!((module.locator.as_str(), module.size_mebibytes), ("DIMM A1", 32 << 10));
+        assert_eq!((module.memory_type.as_str(), module.part_number.len()), ("DDR5", LONGEST));
+        assert_eq!(merged.gpus.as_ref().unwrap()[0].vendor_id, "10de");
+        assert_eq!((merged.boot_mode, merged.secure_boot), (Some(BootMode::UefiSecureBoot), Some(true)));
+        let flood =
+            Inventory { memory_modules: vec![v1::MemoryModule::default(); MOST + 1], ..Inventory::default() };
+        assert_eq!(merge(&told(), &flood).memory_modules.len(), MOST);
+        // A GPU that was taken out is gone; the list that says so is not left out of a patch.
+        let without = merge(&merged, &Inventory { gpus: Vec::new(), ..seen() });
+        assert_eq!(without.gpus, Some(Vec::new()));
+    }
+
+    #[test]
+    fn boot_modes_and_secure_boot() {
+        use v1::BootMode as Seen;
+        for (before, mode, variable, expected) in [
+            (None, Seen::Unspecified, Some(true), (None, None)),
+            (None, Seen::Bios, None, (Some(BootMode::Legacy), Some(false))),
+            (None, Seen::Uefi, None, (Some(BootMode::Uefi), None)),
+            (None, Seen::Uefi, Some(false), (Some(BootMode::Uefi), Some(false))),
+            (None, Seen::Uefi, Some(true), (Some(BootMode::UefiSecureBoot), Some(true))),
+            (Some(true), Seen::Uefi, None, (Some(BootMode::UefiSecureBoot), Some(true))),
+            (Some(true), Seen::Uefi, Some(false), (Some(BootMode::Uefi), Some(false))),
+            (Some(true), Seen::Bios, None, (Some(BootMode::Legacy), Some(false))),
+        ] {
+            let known = HardwareDetails { secure_boot: before, ..told() };
+            let inventory =
+                Inventory { boot_mode: mode.into(), secure_boot: variable, ..Inventory::default() };
+            let merged = merge(&known, &inventory);
+            assert_eq!((merged.boot_mode, merged.secure_boot), expected, "{before:?} {mode:?} {variable:?}");
+        }
+    }
+
+    #[test]
+    fn memory_is_what_the_bmc_says_then_what_is_plugged_in_then_what_the_kernel_has() {
+        let unknown = HardwareDetails { ram_mebibytes: 0, ..told() };
+        assert_eq!(merge(&unknown, &seen()).ram_mebibytes, 64 << 10);
+        let without = Inventory { installed_memory_bytes: 0, ..seen() };
+        assert_eq!(merge(&unknown, &without).ram_mebibytes, 60 << 10);
     }
 
     #[test]

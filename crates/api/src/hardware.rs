@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use crate::host::CleaningMode;
+use crate::host::{BootMode, CleaningMode};
 
 /// What inspection found.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -63,6 +63,79 @@ pub struct HardwareDetails {
     /// Name that the server gives itself.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hostname: String,
+    /// Memory modules, one for each slot with one in it. In band only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub memory_modules: Vec<MemoryModule>,
+    /// GPUs and other accelerators, without the controllers that only draw a console. Absent until an agent has looked;
+    /// empty where it found none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<Vec<Gpu>>,
+    /// What the firmware started the agent as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_mode: Option<BootMode>,
+    /// Whether Secure Boot was in force when the agent looked. Absent where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secure_boot: Option<bool>,
+}
+
+/// A memory module.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct MemoryModule {
+    /// The slot, as it is printed on the board, e.g. `DIMM_A1`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub locator: String,
+    /// The bank that the slot belongs to.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub bank: String,
+    /// Size in mebibytes; 0 when not known.
+    #[serde(default)]
+    pub size_mebibytes: i64,
+    /// Kind of memory, e.g. `DDR5`.
+    #[serde(default, rename = "type", skip_serializing_if = "String::is_empty")]
+    pub memory_type: String,
+    /// What it can do, in megatransfers a second; 0 when not known.
+    #[serde(default)]
+    pub speed_megatransfers: i64,
+    /// What it runs at, in megatransfers a second; 0 when not known.
+    #[serde(default)]
+    pub configured_speed_megatransfers: i64,
+    /// Manufacturer.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub manufacturer: String,
+    /// Serial number.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub serial_number: String,
+    /// Part number.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub part_number: String,
+    /// Flash and the like, which is not counted as memory.
+    #[serde(default)]
+    pub persistent: bool,
+}
+
+/// A GPU or another accelerator.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Gpu {
+    /// PCI vendor, four hexadecimal digits, e.g. `10de`.
+    #[serde(default, rename = "vendorID", skip_serializing_if = "String::is_empty")]
+    pub vendor_id: String,
+    /// PCI device, four hexadecimal digits.
+    #[serde(default, rename = "deviceID", skip_serializing_if = "String::is_empty")]
+    pub device_id: String,
+    /// Name of the vendor, where it is known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub vendor: String,
+    /// Name of the model, where it is known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub model: String,
+    /// PCI address, e.g. `0000:17:00.0`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub pci_address: String,
+    /// Driver that the agent's kernel has for it, if any.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub driver: String,
 }
 
 /// Who made the server.
@@ -150,6 +223,9 @@ pub struct Nic {
     /// Whether the server can boot from it.
     #[serde(default)]
     pub pxe: bool,
+    /// Driver that the agent's kernel has for it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub driver: String,
 }
 
 /// A disk.

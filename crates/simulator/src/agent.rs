@@ -100,6 +100,7 @@ fn inventory(spec: &ServerSpec) -> v1::Inventory {
                 speed_mbps: 25_000,
                 link_up: true,
                 pxe: port == 0,
+                driver: "virtio_net".to_owned(),
             })
             .collect(),
         firmware: Some(v1::Firmware {
@@ -109,7 +110,35 @@ fn inventory(spec: &ServerSpec) -> v1::Inventory {
         }),
         boot_mode: v1::BootMode::Uefi.into(),
         hostname: spec.name.clone(),
+        memory_modules: memory_modules(spec),
+        installed_memory_bytes: u64::from(class.memory_gib) << 30,
+        gpus: Vec::new(),
+        secure_boot: Some(false),
     }
+}
+
+/// Two modules for each socket, or one where the memory cannot be divided so.
+fn memory_modules(spec: &ServerSpec) -> Vec<v1::MemoryModule> {
+    let class = &spec.class;
+    let bytes = u64::from(class.memory_gib) << 30;
+    let count = match u64::from(class.sockets) * 2 {
+        count if count > 0 && u64::from(class.memory_gib) % count == 0 => count,
+        _ => 1,
+    };
+    (0..count)
+        .map(|number| v1::MemoryModule {
+            locator: format!("DIMM_{}", number + 1),
+            bank: String::new(),
+            size_bytes: bytes / count,
+            r#type: "DDR5".to_owned(),
+            speed_mts: 4800,
+            configured_speed_mts: 4800,
+            manufacturer: ServerSpec::MANUFACTURER.to_owned(),
+            serial_number: format!("{}-M{}", spec.serial, number + 1),
+            part_number: "SIM-DDR5".to_owned(),
+            persistent: false,
+        })
+        .collect()
 }
 
 fn disk_facts(number: usize, disk: &DiskSpec) -> v1::Disk {
@@ -133,5 +162,6 @@ fn disk_facts(number: usize, disk: &DiskSpec) -> v1::Disk {
         r#type: kind.into(),
         hctl: format!("{number}:0:0:0"),
         removable: false,
+        nvme_namespace_id: u32::from(disk.kind == DiskKind::Nvme),
     }
 }

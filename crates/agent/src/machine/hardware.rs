@@ -9,7 +9,7 @@ use std::{
 use ferric_image::BlockDevice;
 use ferric_protocol::v1::{BootMode, Cpu, Disk, DiskType, Inventory, Nic};
 
-use super::{direct::DirectDisk, dmi, sysfs};
+use super::{direct::DirectDisk, dmi, gpu, smbios, sysfs};
 
 /// `/sys/block/*/size` counts in these, whatever the disk's block size (Documentation/ABI/stable/sysfs-block).
 const SECTOR: u64 = 512;
@@ -48,6 +48,7 @@ impl ferric_agent::Platform for Machine {
 pub(super) fn inventory(root: &Path, boot_mac: &str) -> Inventory {
     let sys = root.join("sys");
     let system = dmi::system(&sys);
+    let memory_modules = dmi::memory_modules(&sys);
     Inventory {
         system_uuid: system.uuid,
         serial_number: system.serial,
@@ -61,6 +62,10 @@ pub(super) fn inventory(root: &Path, boot_mac: &str) -> Inventory {
         firmware: Some(dmi::firmware(&sys)),
         boot_mode: if sys.join("firmware/efi").exists() { BootMode::Uefi } else { BootMode::Bios }.into(),
         hostname: String::new(),
+        installed_memory_bytes: smbios::installed(&memory_modules),
+        memory_modules,
+        gpus: gpu::gpus(&sys),
+        secure_boot: dmi::secure_boot(&sys),
     }
 }
 
@@ -165,6 +170,11 @@ fn disk(path: &Path) -> Option<Disk> {
         r#type: kind.into(),
         hctl: hctl(&device),
         removable: sysfs::flag(path.join("removable")),
+        nvme_namespace_id: if name.starts_with("nvme") {
+            sysfs::number(path.join("nsid")).unwrap_or(0)
+        } else {
+            0
+        },
     })
 }
 
@@ -244,11 +254,8 @@ fn nics(sys: &Path, boot_mac: &str) -> Vec<Nic> {
             Nic {
                 name: sysfs::name(path),
                 pxe: !boot_mac.is_empty() && mac == boot_mac,
-                model: match (ids.0.is_empty(), driver.is_empty()) {
-                    (false, false) => format!("{} {} ({driver})", ids.0, ids.1),
-                    (false, true) => format!("{} {}", ids.0, ids.1),
-                    _ => driver,
-                },
+                model: if ids.0.is_empty() { driver.clone() } else { format!("{} {}", ids.0, ids.1) },
+                driver,
                 addresses: Vec::new(),
                 speed_mbps: sysfs::number::<i64>(path.join("speed"))
                     .and_then(|s| u32::try_from(s).ok())

@@ -9,12 +9,17 @@ use std::{
 /// No attribute that is read here is longer.
 const LONGEST: u64 = 1 << 20;
 
+/// The bytes of a file; none where there is none or it is not readable.
+pub(super) fn bytes(path: impl AsRef<Path>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let Ok(file) = fs::File::open(path) else { return bytes };
+    let _ = file.take(LONGEST).read_to_end(&mut bytes);
+    bytes
+}
+
 /// The text of a file, trimmed; empty where there is none or it is not readable.
 pub(super) fn text(path: impl AsRef<Path>) -> String {
-    let mut bytes = Vec::new();
-    let Ok(file) = fs::File::open(path) else { return String::new() };
-    let _ = file.take(LONGEST).read_to_end(&mut bytes);
-    String::from_utf8_lossy(&bytes).trim_matches(|c: char| c.is_whitespace() || c == '\0').to_owned()
+    String::from_utf8_lossy(&bytes(path)).trim_matches(|c: char| c.is_whitespace() || c == '\0').to_owned()
 }
 
 /// A number in decimal.

@@ -198,7 +198,8 @@ pub(super) fn xml(spec: &ServerSpec, place: &Place) -> String {
 
 /// libvirt has no emulated NVMe, so QEMU is told directly.
 fn nvme(more: &mut String, number: usize, disk: &DiskSpec, path: &Path) {
-    let order = if number == 0 { ",bootindex=1" } else { "" };
+    // Behind those that libvirt gives when a BMC chooses a boot device: the same twice, and QEMU does not start.
+    let order = if number == 0 { ",bootindex=100" } else { "" };
     let arguments = [
         "-drive".to_owned(),
         // A comma in a path would begin another option.
@@ -243,7 +244,7 @@ mod tests {
         spec.disks =
             vec![DiskSpec { bus: DiskBus::Nvme, size: 1, serial: "n".to_owned() }, spec.disks[0].clone()];
         let bios = xml(&spec, &place(&spec));
-        for part in ["nvme,drive=nvme0,serial=n,bootindex=1", "file=/lab/n.raw,", "<os>"] {
+        for part in ["nvme,drive=nvme0,serial=n,bootindex=100", "file=/lab/n.raw,", "<os>"] {
             assert!(bios.contains(part), "{part} is not in {bios}");
         }
         assert!(!bios.contains("order='1'"), "{bios}");

@@ -71,6 +71,15 @@ fn a_tree_of_disks_and_nics_is_read() {
             ("sys/class/net/eth0/speed", "-1\n"),
             ("sys/class/net/eth0/device/vendor", "0x1af4\n"),
             ("sys/class/net/eth0/device/device", "0x0001\n"),
+            ("sys/bus/pci/devices/0000:17:00.0/class", "0x030200\n"),
+            ("sys/bus/pci/devices/0000:17:00.0/vendor", "0x10de\n"),
+            ("sys/bus/pci/devices/0000:17:00.0/device", "0x2331\n"),
+            ("sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c", "\u{6}\0\0\0\u{1}"),
+            // A memory device of 1024 MB (SMBIOS 3.7, 7.18), as short as version 2.1 has it.
+            (
+                "sys/firmware/dmi/tables/DMI",
+                "\u{11}\u{15}\0\0\0\0\0\0\0\0\0\0\0\u{4}\0\0\u{1}\0\u{12}\0\0DIMM 0\0\0",
+            ),
         ],
     );
     for (link, target, device) in [
@@ -81,14 +90,25 @@ fn a_tree_of_disks_and_nics_is_read() {
         symlink(root.join(&target), root.join("sys/block").join(link)).unwrap();
         symlink(device.unwrap(), root.join(&target).join("device")).unwrap();
     }
+    symlink("../../../../bus/virtio/drivers/virtio_net", root.join("sys/class/net/eth0/device/driver"))
+        .unwrap();
     let inventory = inventory(root, "52:54:00:aa:bb:cc");
     assert_eq!(inventory.system_uuid, "4c4c4544-0000-0000-8000-000000000001");
     assert_eq!(inventory.serial_number, "");
-    assert_eq!(inventory.boot_mode(), BootMode::Bios);
+    assert_eq!((inventory.boot_mode(), inventory.secure_boot), (BootMode::Uefi, Some(true)));
+    let [module] = inventory.memory_modules.as_slice() else { panic!("{:?}", inventory.memory_modules) };
+    assert_eq!(
+        (module.locator.as_str(), module.size_bytes, module.r#type.as_str()),
+        ("DIMM 0", 1 << 30, "DDR")
+    );
+    assert_eq!(inventory.installed_memory_bytes, 1 << 30);
+    let [gpu] = inventory.gpus.as_slice() else { panic!("{:?}", inventory.gpus) };
+    assert_eq!((gpu.vendor.as_str(), gpu.model.as_str()), ("NVIDIA", "H100 PCIe"));
     let names: Vec<_> = inventory.disks.iter().map(|disk| disk.name.as_str()).collect();
     assert_eq!(names, ["/dev/nvme0n1", "/dev/sda", "/dev/vda"]);
     let [nvme, sata, virtio] = inventory.disks.as_slice() else { panic!() };
     assert_eq!((nvme.size_bytes, nvme.r#type()), (1 << 30, DiskType::Nvme));
+    assert_eq!((nvme.nvme_namespace_id, sata.nvme_namespace_id), (1, 0));
     assert_eq!(nvme.serial_number, "NV-1");
     assert_eq!(nvme.by_path, "/dev/disk/by-path/pci-0000:00:05.0-nvme-1");
     assert_eq!((sata.rotational, sata.r#type()), (true, DiskType::Hdd));
@@ -102,13 +122,16 @@ fn a_tree_of_disks_and_nics_is_read() {
         (nic.mac.as_str(), nic.link_up, nic.pxe, nic.speed_mbps),
         ("52:54:00:aa:bb:cc", true, true, 0)
     );
+    assert_eq!((nic.driver.as_str(), nic.model.as_str()), ("virtio_net", "0x1af4 0x0001"));
 }
 
 #[test]
 fn an_empty_machine_has_an_inventory_too() {
     let folder = tempfile::tempdir().unwrap();
     let inventory = inventory(folder.path(), "");
-    assert!(inventory.disks.is_empty() && inventory.nics.is_empty());
+    assert!(inventory.disks.is_empty() && inventory.nics.is_empty() && inventory.gpus.is_empty());
+    assert_eq!((inventory.boot_mode(), inventory.secure_boot), (BootMode::Bios, None));
+    assert_eq!((inventory.memory_modules.len(), inventory.installed_memory_bytes), (0, 0));
 }
 
 #[test]

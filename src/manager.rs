@@ -136,6 +136,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             image_streams: options.max_image_streams as usize,
             ..deploy::Limits::default()
         },
+        metrics: metrics.clone(),
     };
     let lookup: Arc<dyn BootLookup> = Arc::new(HostBoots::new(host_context.clone()));
     if let (Some(dhcp), Some(image)) = (dhcp, &agent_image) {
@@ -155,6 +156,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         image: agent_image,
         lookup: Some(lookup),
         leader: leadership,
+        metrics: metrics.clone(),
     };
     let (serving, serving_boot) = (stop.clone(), stop.clone());
     tasks.spawn(async move { Ok(agent_server.serve(agent_listener, serving).await?) });

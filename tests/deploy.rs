@@ -123,6 +123,7 @@ async fn a_second_key_with_the_same_token_is_refused() {
     assert!(matches!(second, Err(AgentError::Refused { code: Code::PermissionDenied, .. })), "{second:?}");
     assert_eq!(running.hub.view(&host()), Some(view), "the first one is not disturbed");
     assert_eq!(registrations(&provider.records), 1);
+    assert_eq!(running.refused("registration"), 1);
     first.stop().await;
     running.stop().await;
 }
@@ -150,6 +151,7 @@ async fn tokens_of_others_and_of_other_boots_are_refused() {
         assert!(matches!(&end, Err(AgentError::Refused { code, .. }) if *code == expected), "{end:?}");
     }
     assert_eq!(registrations(&provider.records), 0);
+    assert_eq!(running.refused("registration"), 5);
     running.stop().await;
 }
 

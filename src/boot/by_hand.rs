@@ -80,6 +80,7 @@ async fn boot_services() {
         image: Some(image),
         lookup: Some(lookup),
         leader,
+        metrics: Arc::default(),
     };
     let stop = CancellationToken::new();
     println!("ready");

@@ -41,6 +41,7 @@ use self::{idle::Idle, media::Patch};
 use crate::{
     deploy::{Leadership, connection::serve_connection, server::accept},
     key::Key,
+    telemetry::metrics::Metrics,
 };
 
 /// Connections at once. A script is answered in a millisecond.
@@ -195,6 +196,8 @@ pub struct BootServer {
     pub lookup: Option<Arc<dyn BootLookup>>,
     /// Whether this provider holds the lease.
     pub leader: watch::Receiver<Leadership>,
+    /// Where refusals are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// What the handlers share.
@@ -234,6 +237,7 @@ impl BootServer {
         }
         BootToken::verify(&self.token_key, token, now).map_err(|error| {
             tracing::warn!(%error, "boot refused");
+            self.metrics.refused("boot");
             (StatusCode::FORBIDDEN, "this boot token is not valid\n".to_owned())
         })
     }

@@ -27,6 +27,7 @@ fn server(leadership: Leadership) -> (BootServer, watch::Sender<Leadership>) {
             image: None,
             lookup: None,
             leader,
+            metrics: Arc::default(),
         },
         sender,
     )

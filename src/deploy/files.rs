@@ -106,6 +106,7 @@ pub(super) async fn serve(
     headers: HeaderMap,
 ) -> Response {
     let Some(Extension(PeerFingerprint(fingerprint))) = peer else {
+        files.context.metrics.refused("image");
         return refuse(StatusCode::UNAUTHORIZED, "no client certificate");
     };
     if let Some(sentence) = files.context.refusal() {
@@ -114,7 +115,10 @@ pub(super) async fn serve(
     match files.context.authorize(&fingerprint).await {
         Ok(_) => {}
         Err(Stranger::Unknown) => return later("this key is not known here"),
-        Err(Stranger::NotAllowed) => return refuse(StatusCode::FORBIDDEN, "this agent boot is over"),
+        Err(Stranger::NotAllowed) => {
+            files.context.metrics.refused("image");
+            return refuse(StatusCode::FORBIDDEN, "this agent boot is over");
+        }
     }
     if Checksum::parse(&digest, None).is_err() {
         return refuse(StatusCode::NOT_FOUND, "an image is named by its digest");

@@ -32,6 +32,7 @@ use super::{
     registrar::{Leadership, Registrar},
     service::{AgentContext, Service},
 };
+use crate::telemetry::metrics::Metrics;
 
 /// Time for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -80,12 +81,14 @@ pub struct AgentServer {
     pub leader: watch::Receiver<Leadership>,
     /// What is taken on at once.
     pub limits: Limits,
+    /// Where refusals are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl AgentServer {
     /// Serves until `shutdown` is cancelled; then ends all sessions and connections and returns.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
-        let Self { hub, registrar, images, tls, token_key, leader, limits } = self;
+        let Self { hub, registrar, images, tls, token_key, leader, limits, metrics } = self;
         let sessions = TaskTracker::new();
         let context = Arc::new(AgentContext {
             hub,
@@ -94,6 +97,7 @@ impl AgentServer {
             token_key,
             shutdown: shutdown.clone(),
             sessions: sessions.clone(),
+            metrics,
         });
         let files = Files::new(Arc::clone(&context), images, limits);
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES));

@@ -16,7 +16,7 @@ use futures::{Stream, StreamExt};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
     connection::PeerFingerprint,
@@ -24,7 +24,7 @@ use super::{
     registrar::{Leadership, RegisterError, Registrar},
     screen, session,
 };
-use crate::key::Key;
+use crate::{key::Key, telemetry::metrics::Metrics};
 
 /// How often an agent is asked to say that it lives.
 pub(super) const HEARTBEAT_SECONDS: u32 = 30;
@@ -54,6 +54,7 @@ pub(super) struct AgentContext {
     pub token_key: Vec<u8>,
     pub shutdown: CancellationToken,
     pub sessions: TaskTracker,
+    pub metrics: Arc<Metrics>,
 }
 
 impl AgentContext {
@@ -95,6 +96,27 @@ impl AgentService for Service {
         &self,
         request: Request<RegisterRequest>,
     ) -> Result<Response<RegisterResponse>, Status> {
+        self.admit(request).await.inspect_err(|status| self.count("registration", status))
+    }
+
+    async fn session(
+        &self,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        self.open(request).await.inspect_err(|status| self.count("session", status))
+    }
+}
+
+impl Service {
+    /// Books a refusal, but not of those who are to come again.
+    fn count(&self, what: &'static str, status: &Status) {
+        if matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied) {
+            tracing::warn!(what, reason = status.message(), "refused");
+            self.context.metrics.refused(what);
+        }
+    }
+
+    async fn admit(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterResponse>, Status> {
         let fingerprint = peer(&request)?;
         self.leader_only()?;
         let RegisterRequest { protocol_version, boot_token, inventory } = request.into_inner();
@@ -122,10 +144,7 @@ impl AgentService for Service {
         Ok(Response::new(RegisterResponse { host: host.to_string(), heartbeat_seconds: HEARTBEAT_SECONDS }))
     }
 
-    async fn session(
-        &self,
-        request: Request<Streaming<AgentMessage>>,
-    ) -> Result<Response<Self::SessionStream>, Status> {
+    async fn open(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Outgoings>, Status> {
         let fingerprint = peer(&request)?;
         self.leader_only()?;
         if self.context.shutdown.is_cancelled() {

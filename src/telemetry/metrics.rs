@@ -42,6 +42,13 @@ pub struct ReasonLabel {
     pub reason: String,
 }
 
+/// Label of `ferric_refusals_total`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RefusalLabel {
+    /// What was asked for: `boot`, `registration`, `session` or `image`.
+    pub what: &'static str,
+}
+
 /// Label of counters by kind.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct KindLabel {
@@ -79,6 +86,8 @@ pub struct Metrics {
     pub claims: Family<ResultLabel, Counter>,
     /// What did machines get that asked by DHCP: a boot, an address, nothing?
     pub network_boots: Family<ResultLabel, Counter>,
+    /// What was asked for by somebody who may not have it: a boot, a registration, a session, an image?
+    pub refusals: Family<RefusalLabel, Counter>,
     /// What goes wrong, and how often?
     pub errors: Family<ReasonLabel, Counter>,
     /// Is this replica the leader?
@@ -109,6 +118,7 @@ impl Metrics {
             image_bytes: Family::default(),
             claims: Family::default(),
             network_boots: Family::default(),
+            refusals: Family::default(),
             errors: Family::default(),
             leader: Gauge::default(),
             events_dropped: Counter::default(),
@@ -135,6 +145,11 @@ impl Metrics {
             "network_boots",
             "DHCP messages by what came of them (boot, address, uninvited, unknown, unsupported, ...)",
             metrics.network_boots.clone(),
+        );
+        r.register(
+            "refusals",
+            "Requests of machines that were refused, by what was asked for (boot, registration, session, image)",
+            metrics.refusals.clone(),
         );
         r.register("errors", "Errors by reason", metrics.errors.clone());
         r.register("leader", "1 on the replica that holds the lease, else 0", metrics.leader.clone());
@@ -182,6 +197,11 @@ impl Metrics {
     /// Books what came of one DHCP message.
     pub fn network_boot(&self, result: &'static str) {
         self.network_boots.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// Books that a machine was refused what it may not have: `boot`, `registration`, `session` or `image`.
+    pub fn refused(&self, what: &'static str) {
+        self.refusals.get_or_create(&RefusalLabel { what }).inc();
     }
 
     /// Books one error.

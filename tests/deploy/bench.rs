@@ -19,6 +19,7 @@ use ferric::{
         RegisterError, Registrar,
     },
     key::Key,
+    telemetry::metrics::{Metrics, RefusalLabel},
 };
 use ferric_agent::{AgentError, AgentOptions, Exit, Platform};
 use ferric_api::host::Image;
@@ -139,6 +140,7 @@ impl Provider {
         let (wake, woken) = mpsc::unbounded_channel();
         let images = ImageCache::open(self.dir.path(), 1 << 30, 2, wake.clone()).unwrap();
         let hub = Hub::new(wake);
+        let metrics = Arc::new(Metrics::new());
         let (leader, leading) = watch::channel(Leadership::Leader);
         let shutdown = CancellationToken::new();
         let server = AgentServer {
@@ -149,9 +151,10 @@ impl Provider {
             token_key: self.keys.token_key().to_vec(),
             leader: leading,
             limits: self.limits,
+            metrics: Arc::clone(&metrics),
         };
         let task = tokio::spawn(server.serve(listener, shutdown.clone()));
-        Running { hub, images, leader, woken, shutdown, task }
+        Running { hub, images, leader, woken, metrics, shutdown, task }
     }
 
     pub fn url(&self, address: SocketAddr) -> Url {
@@ -174,11 +177,17 @@ pub struct Running {
     pub images: ImageCache,
     pub leader: watch::Sender<Leadership>,
     pub woken: mpsc::UnboundedReceiver<Key>,
+    metrics: Arc<Metrics>,
     shutdown: CancellationToken,
     task: JoinHandle<io::Result<()>>,
 }
 
 impl Running {
+    /// How many requests of this kind were refused and counted.
+    pub fn refused(&self, what: &'static str) -> u64 {
+        self.metrics.refusals.get_or_create(&RefusalLabel { what }).get()
+    }
+
     pub async fn stop(mut self) {
         self.shutdown.cancel();
         tokio::time::timeout(PATIENCE, &mut self.task).await.unwrap().unwrap().unwrap();

@@ -26,9 +26,11 @@ pub(super) fn agent<'a>(o: &'a Observation<'_>, state: State) -> Result<&'a Agen
             let message = format!("the agent of boot {number} did not come back; the server is booted anew");
             return Err(Box::new(act(state, Action::BootFailed { message })));
         }
+        // Not "again" before this process has seen it: it has registered only, or this process is new.
+        let again = if o.bmc.agent_seen.is_some() { " again" } else { "" };
         let waiting = Wait::new(
             "AgentAway",
-            format!("the agent of boot {number} to connect again"),
+            format!("the agent of boot {number} to connect{again}"),
             until(o.now, deadline).min(SHORT),
         );
         return Err(Box::new(wait(state, waiting.until(deadline))));

@@ -32,6 +32,8 @@ pub struct DiskSpec {
     pub size: u64,
     /// Its serial number, at most 20 characters.
     pub serial: String,
+    /// A sector of 512 bytes whose writes fail with EIO, each time. On NVMe only.
+    pub broken_sector: Option<u64>,
 }
 
 /// How a virtual server is reached over its BMC's protocols.
@@ -71,7 +73,12 @@ impl ServerSpec {
         Self {
             name: name.to_owned(),
             firmware: Firmware::Uefi,
-            disks: vec![DiskSpec { bus: DiskBus::Virtio, size: 8 << 30, serial: format!("{name}-a") }],
+            disks: vec![DiskSpec {
+                bus: DiskBus::Virtio,
+                size: 8 << 30,
+                serial: format!("{name}-a"),
+                broken_sector: None,
+            }],
             memory: 2048,
             processors: 2,
             bmc: BmcKind::Redfish("redfish-virtualmedia"),
@@ -196,23 +203,50 @@ pub(super) fn xml(spec: &ServerSpec, place: &Place) -> String {
     )
 }
 
+/// Slot of the first NVMe disk on the root bus. libvirt gives slots from the beginning on and does not know of this one;
+/// q35's own devices are at 0x1f.
+const NVME_SLOT: usize = 0x18;
+
 /// libvirt has no emulated NVMe, so QEMU is told directly.
 fn nvme(more: &mut String, number: usize, disk: &DiskSpec, path: &Path) {
+    let faults = match disk.broken_sector {
+        Some(_) => format!("blkdebug:{}:", faults_file(path).display()),
+        None => String::new(),
+    };
     // Behind those that libvirt gives when a BMC chooses a boot device: the same twice, and QEMU does not start.
     let order = if number == 0 { ",bootindex=100" } else { "" };
     let arguments = [
         "-drive".to_owned(),
         // A comma in a path would begin another option.
         format!(
-            "file={},if=none,id=nvme{number},format=raw,cache=unsafe,discard=unmap",
+            "file={faults}{},if=none,id=nvme{number},format=raw,cache=unsafe,discard=unmap",
             path.display().to_string().replace(',', ",,")
         ),
         "-device".to_owned(),
-        format!("nvme,drive=nvme{number},serial={}{order}", disk.serial),
+        format!(
+            "nvme,drive=nvme{number},serial={},bus=pcie.0,addr=0x{:x}{order}",
+            disk.serial,
+            NVME_SLOT + number
+        ),
     ];
     for argument in arguments {
         let _ = write!(more, "\n    <qemu:arg value='{}'/>", escape(&argument));
     }
+}
+
+/// Where the faults of a disk are told to QEMU.
+fn faults_file(disk: &Path) -> PathBuf {
+    disk.with_extension("faults")
+}
+
+/// The faults of a disk, as a file for QEMU's blkdebug (docs/devel/blkdebug.txt), and where it is to be.
+pub(super) fn faults(disk: &DiskSpec, path: &Path) -> Option<(PathBuf, String)> {
+    const EIO: u8 = 5;
+    let sector = disk.broken_sector?;
+    let text = format!(
+        "[inject-error]\nevent = \"write_aio\"\niotype = \"write\"\nerrno = \"{EIO}\"\nsector = \"{sector}\"\n"
+    );
+    Some((faults_file(path), text))
 }
 
 fn escape(text: &str) -> String {
@@ -241,10 +275,14 @@ mod tests {
         }
         assert!(!uefi.contains("qemu:arg"));
         spec.firmware = Firmware::Bios;
-        spec.disks =
-            vec![DiskSpec { bus: DiskBus::Nvme, size: 1, serial: "n".to_owned() }, spec.disks[0].clone()];
+        spec.disks = vec![
+            DiskSpec { bus: DiskBus::Nvme, size: 1, serial: "n".to_owned(), broken_sector: None },
+            spec.disks[0].clone(),
+        ];
         let bios = xml(&spec, &place(&spec));
-        for part in ["nvme,drive=nvme0,serial=n,bootindex=100", "file=/lab/n.raw,", "<os>"] {
+        for part in
+            ["nvme,drive=nvme0,serial=n,bus=pcie.0,addr=0x18,bootindex=100", "file=/lab/n.raw,", "<os>"]
+        {
             assert!(bios.contains(part), "{part} is not in {bios}");
         }
         assert!(!bios.contains("order='1'"), "{bios}");

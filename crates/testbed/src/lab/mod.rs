@@ -33,6 +33,8 @@ pub use tools::{Tools, obstacle};
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// Addresses that the DHCP server gives to the n-th server begin here.
 const FIRST_ADDRESS: u8 = 50;
+/// How long a BMC may take to answer: libvirt changes a domain meanwhile.
+const BMC_LIMIT: Duration = Duration::from_secs(60);
 /// A login at every BMC.
 pub(crate) const USER: &str = "admin";
 pub(crate) const PASSWORD: &str = "lab-password";
@@ -134,6 +136,24 @@ impl Server {
         libvirt::is_on(&self.spec.name).await
     }
 
+    /// Switches it on by its BMC, to boot from the network once: what somebody does who does not ask the provider.
+    pub async fn boot_from_network(&self) -> Result<()> {
+        let failed = |error: reqwest::Error| Error::malformed(self.bmc_address.clone(), error);
+        let url = self.bmc_address.replacen("redfish+", "", 1);
+        let http = reqwest::Client::builder().no_proxy().timeout(BMC_LIMIT).build().map_err(failed)?;
+        let once = serde_json::json!({ "Boot": {
+            "BootSourceOverrideTarget": "Pxe", "BootSourceOverrideEnabled": "Once"
+        } });
+        let on = serde_json::json!({ "ResetType": "On" });
+        for (request, body) in
+            [(http.patch(&url), once), (http.post(format!("{url}/Actions/ComputerSystem.Reset")), on)]
+        {
+            let sent = request.basic_auth(USER, Some(PASSWORD)).json(&body).send().await;
+            sent.and_then(reqwest::Response::error_for_status).map_err(failed)?;
+        }
+        Ok(())
+    }
+
     /// Cuts or mends the cable of all its network ports.
     pub async fn set_link(&self, up: bool) -> Result<()> {
         for mac in &self.place.macs {
@@ -193,6 +213,9 @@ impl Lab {
             for (disk, path) in spec.disks.iter().zip(&place.disks) {
                 let file = std::fs::File::create(path).map_err(Error::file("create", path))?;
                 file.set_len(disk.size).map_err(Error::file("size", path))?;
+                if let Some((faults, text)) = domain::faults(disk, path) {
+                    std::fs::write(&faults, text).map_err(Error::file("write", &faults))?;
+                }
             }
             let xml = folder.join(format!("{}.xml", spec.name));
             std::fs::write(&xml, domain::xml(spec, &place)).map_err(Error::file("write", &xml))?;

@@ -30,6 +30,8 @@ pub enum Trouble {
     Flip(u64),
     /// The connection breaks after this many bytes of the image, each time.
     BreakAfter(u64),
+    /// No more bytes come after this many of the image, and the connection stays.
+    StallAfter(u64),
 }
 
 /// A running server; ended when dropped.
@@ -192,6 +194,11 @@ fn body(shared: &Arc<Shared>, from: usize) -> Body {
     let pieces = stream::unfold(from, move |at| {
         let shared = Arc::clone(&shared);
         async move {
+            if let Trouble::StallAfter(limit) = trouble
+                && at as u64 >= limit
+            {
+                std::future::pending::<()>().await;
+            }
             let next = piece(&shared.image, at, trouble)?;
             if let Ok(piece) = &next {
                 shared.bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
@@ -209,7 +216,7 @@ fn piece(image: &Bytes, at: usize, trouble: Trouble) -> Option<std::io::Result<B
         return None;
     }
     match trouble {
-        Trouble::None => Some(Ok(image.slice(at..end))),
+        Trouble::None | Trouble::StallAfter(_) => Some(Ok(image.slice(at..end))),
         Trouble::Flip(offset) => {
             let offset = usize::try_from(offset).unwrap_or(usize::MAX);
             if !(at..end).contains(&offset) {

@@ -1,0 +1,42 @@
+//! Ways to boot.
+
+use ferric_testbed::lab::domain::{BmcKind, Firmware, ServerSpec};
+
+use crate::bench::{Row, Wanted, lab, server};
+
+/// Boots the agent, has the image written, boots it, and lets the host go.
+async fn life(spec: ServerSpec, proxy: bool, marker: &str, firmware: &str) {
+    let mut builder = lab(vec![spec]).await;
+    if proxy {
+        builder = builder.manager_flag("dhcp-mode", "proxy").manager_flag("dhcp-interface", "lab0");
+    }
+    let mut row = Row::start(builder).await;
+    row.enrol().await;
+    let wanted = Wanted::served(&row.stack);
+    let printed = row.provision(marker, &wanted).await;
+    assert!(printed.contains(&format!("tiny: up, firmware {firmware}")), "{printed}");
+    row.holds(&row.stack.image.path);
+    if proxy {
+        let metrics = row.stack.manager.metrics().await.unwrap_or_default();
+        let boots =
+            metrics.lines().find(|line| line.starts_with("ferric_network_boots_total{result=\"boot\"}"));
+        assert!(boots.is_some(), "no boot from the network was counted:\n{metrics}");
+    }
+    row.release().await;
+    row.stop().await;
+}
+
+row!(uefi_http_boot, async {
+    let spec = ServerSpec { bmc: BmcKind::Redfish("redfish-uefihttp"), ..server() };
+    life(spec, false, "marker-uefi-http", "UEFI").await;
+});
+
+row!(bios_pxe_beside_a_foreign_dhcp_server, async {
+    let spec = ServerSpec { firmware: Firmware::Bios, bmc: BmcKind::RedfishWithoutMedia, ..server() };
+    life(spec, true, "marker-bios-pxe", "BIOS").await;
+});
+
+row!(uefi_pxe_beside_a_foreign_dhcp_server, async {
+    let spec = ServerSpec { bmc: BmcKind::RedfishWithoutMedia, ..server() };
+    life(spec, true, "marker-uefi-pxe", "UEFI").await;
+});

@@ -1,0 +1,27 @@
+//! What is shown on virtual servers only: ways to boot, kinds of disks, troubles, what must not happen. Rows that need no
+//! node of Kubernetes deploy a tiny system, whose init prints what it finds on the config drive.
+//!
+//! Ignored unless asked for (`make test-lab`): together they take half an hour. Root and QEMU are needed; where they are
+//! missing a line says that a row was SKIPPED, and why.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+/// One row: a test of its own, which is run inside a lab.
+macro_rules! row {
+    ($name:ident, $body:expr) => {
+        #[test]
+        #[ignore = "takes minutes: make test-lab"]
+        fn $name() {
+            // The name under which the test harness knows it has no crate in it.
+            let (_, module) = module_path!().split_once("::").unwrap();
+            let name = format!("{module}::{}", stringify!($name));
+            ferric_testbed::lab::stack::test(&name, crate::bench::ROW_LIMIT, || $body);
+        }
+    };
+}
+
+mod bench;
+mod boot;
+mod disks;
+mod images;
+mod strangers;
+mod troubles;

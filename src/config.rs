@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use url::{Host, Url};
 
-pub use network::{AddressRange, Dhcp, DhcpMode, NetworkBoot, Reservation};
+pub use network::{AddressRange, BootWay, Dhcp, DhcpMode, NetworkBoot, Reservation};
 pub use units::{Bind, ByteSize};
 
 /// Why the options cannot be used: which flag, why, and what to give instead.

@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 use url::Url;
 
-use crate::boot::choice::Offers;
 use crate::boot::dhcp::{DhcpServer, Sockets};
 use crate::boot::{self, AgentImage, Artifacts, BootLookup, BootServer};
 use crate::capi::{Cluster, Machine};
@@ -112,7 +111,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             agent_url: agent_url.clone(),
             keys: keys.clone(),
             slots: BootSlots::new(options.max_boots_in_flight as usize, wake.clone()),
-            offers: Offers { media: agent_image.is_some(), network: dhcp.is_some() },
+            offers: options.network_boot.offers(agent_image.is_some()),
         },
         limits: Limits {
             agent_boot: options.agent_boot_timeout(),

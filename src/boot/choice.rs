@@ -7,8 +7,12 @@ use ferric_bmc::BootMethod;
 /// What this provider serves.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Offers {
-    /// ISO images for virtual media and UEFI HTTP boot: there is an agent image.
+    /// ISO images for virtual media, where an address asks for them: there is an agent image.
     pub media: bool,
+    /// The same where no way is asked for.
+    pub chosen_media: bool,
+    /// UEFI HTTP boot where no way is asked for. Without an agent image it gets an iPXE script.
+    pub uefi_http: bool,
     /// Answers to machines that boot from the network: DHCP and TFTP run, and there is an agent image.
     pub network: bool,
 }
@@ -52,17 +56,16 @@ pub fn choose(scheme: BmcScheme, methods: &[BootMethod], offers: Offers) -> Resu
         .ok_or_else(|| NoWay::NothingInCommon { offered: list(methods), served: list(&served) })
 }
 
-/// What is served, best first. UEFI HTTP boot always is: without an agent image by an iPXE script.
+/// What is served to hosts whose address names no way, best first.
 fn served(offers: Offers) -> Vec<BootMethod> {
-    let mut served = Vec::with_capacity(3);
-    if offers.media {
-        served.push(BootMethod::VirtualMedia);
-    }
-    served.push(BootMethod::UefiHttp);
-    if offers.network {
-        served.push(BootMethod::Network);
-    }
-    served
+    [
+        (offers.chosen_media, BootMethod::VirtualMedia),
+        (offers.uefi_http, BootMethod::UefiHttp),
+        (offers.network, BootMethod::Network),
+    ]
+    .into_iter()
+    .filter_map(|(served, method)| served.then_some(method))
+    .collect()
 }
 
 fn list(methods: &[BootMethod]) -> String {
@@ -89,9 +92,10 @@ mod tests {
 
     #[test]
     fn every_way_has_its_place() {
-        const NONE: Offers = Offers { media: false, network: false };
-        const MEDIA: Offers = Offers { media: true, network: false };
-        const ALL: Offers = Offers { media: true, network: true };
+        const NONE: Offers = Offers { media: false, chosen_media: false, uefi_http: true, network: false };
+        const MEDIA: Offers = Offers { media: true, chosen_media: true, ..NONE };
+        const ALL: Offers = Offers { network: true, ..MEDIA };
+        const PXE: Offers = Offers { chosen_media: false, uefi_http: false, ..ALL };
         let every = [VirtualMedia, UefiHttp, Network];
         let table: &[(BmcScheme, &[BootMethod], Offers, Option<BootMethod>)] = &[
             // The address names the way.
@@ -111,6 +115,11 @@ mod tests {
             (Redfish, &[VirtualMedia, Network], NONE, None),
             (Redfish, &[Network], MEDIA, None),
             (Redfish, &[], ALL, None),
+            // The operator leaves only one way; an address that names another still has it.
+            (Redfish, &every, PXE, Some(Network)),
+            (Redfish, &[VirtualMedia, UefiHttp], PXE, None),
+            (RedfishVirtualMedia, &every, PXE, Some(VirtualMedia)),
+            (RedfishUefiHttp, &every, PXE, Some(UefiHttp)),
             (Ipmi, &[Network], ALL, Some(Network)),
             (Ipmi, &[Network], NONE, None),
         ];
@@ -123,7 +132,7 @@ mod tests {
     #[test]
     fn what_is_missing_is_said() {
         let sentence = |scheme, methods: &[BootMethod]| {
-            choose(scheme, methods, Offers::default())
+            choose(scheme, methods, Offers { uefi_http: true, ..Offers::default() })
                 .map_err(|error| error.to_string())
                 .err()
                 .unwrap_or_default()

@@ -10,6 +10,7 @@ use ferric_api::MacAddress;
 use url::{Host, Url};
 
 use super::{OptionsError, error};
+use crate::boot::choice::Offers;
 use crate::boot::dhcp::decide::{Mode, Network, Settings};
 use crate::boot::dhcp::pool::Pool;
 
@@ -25,9 +26,32 @@ pub enum DhcpMode {
     Server,
 }
 
+/// A way to boot hosts whose BMC address names none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BootWay {
+    /// An ISO in the BMC's virtual CD.
+    VirtualMedia,
+    /// A URL that the firmware is given.
+    UefiHttp,
+    /// DHCP, TFTP and iPXE.
+    Pxe,
+}
+
 /// Options of the boot services.
 #[derive(Debug, Clone, Args)]
 pub struct NetworkBoot {
+    /// Ways to boot hosts whose BMC address names none; the first of virtual-media, uefi-http, pxe that is listed and that BMC and provider can do is taken
+    #[arg(
+        long,
+        env = "FERRIC_BOOT_METHODS",
+        value_name = "METHOD,...",
+        help_heading = "Network boot",
+        value_enum,
+        value_delimiter = ',',
+        default_values = ["virtual-media", "uefi-http", "pxe"]
+    )]
+    pub boot_methods: Vec<BootWay>,
+
     /// DHCP and TFTP for hosts that boot by PXE or ask DHCP for the URL of UEFI HTTP boot: off, proxy beside another DHCP server, or server
     #[arg(
         long,
@@ -186,6 +210,17 @@ pub struct Dhcp {
 }
 
 impl NetworkBoot {
+    /// What is served of what could be: `media` says whether there is an agent image.
+    pub fn offers(&self, media: bool) -> Offers {
+        let listed = |way| self.boot_methods.contains(&way);
+        Offers {
+            media,
+            chosen_media: media && listed(BootWay::VirtualMedia),
+            uefi_http: listed(BootWay::UefiHttp),
+            network: self.dhcp_mode != DhcpMode::Off && media && listed(BootWay::Pxe),
+        }
+    }
+
     /// The DHCP server that is asked for; `None` if there is to be none.
     pub fn dhcp(&self, boot_url: &Url, agent_image: bool) -> Result<Option<Dhcp>, OptionsError> {
         let mode = match self.dhcp_mode {

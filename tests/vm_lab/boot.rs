@@ -8,6 +8,8 @@ use crate::bench::{Row, Wanted, lab, server};
 async fn life(spec: ServerSpec, proxy: bool, marker: &str, firmware: &str) {
     let mut builder = lab(vec![spec]).await;
     if proxy {
+        // The emulator's UEFI HTTP boot would be the better one.
+        builder = builder.manager_flag("boot-methods", "pxe");
         builder = builder.manager_flag("dhcp-mode", "proxy").manager_flag("dhcp-interface", "lab0");
     }
     let mut row = Row::start(builder).await;

@@ -48,11 +48,9 @@ row!(wrong_images_never_become_provisioned, async {
 });
 
 row!(a_disk_with_io_errors_never_becomes_provisioned, async {
-    let broken = 40 * MIB / 512;
-    let spec = ServerSpec {
-        disks: vec![DiskSpec { broken_sector: Some(broken), ..disk(DiskBus::Nvme, "disk-a") }],
-        ..server()
-    };
+    // Where the kernel is in the image. libvirt, and so the BMC, knows the second disk only.
+    let broken = DiskSpec { broken_sector: Some(12 * MIB / 512), ..disk(DiskBus::Nvme, "disk-a") };
+    let spec = ServerSpec { disks: vec![broken, disk(DiskBus::Virtio, "disk-b")], ..server() };
     let mut row = Row::start(lab(vec![spec]).await).await;
     row.enrol().await;
     let from = row.server().serial_end();

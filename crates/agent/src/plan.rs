@@ -185,6 +185,7 @@ pub fn image_error(e: &ImageError) -> TaskError {
         ImageError::Checksum { .. } | ImageError::OtherImage { .. } => TaskErrorCode::ChecksumMismatch,
         ImageError::Device { .. } => TaskErrorCode::DiskFailed,
         ImageError::Verify { .. } => TaskErrorCode::VerifyFailed,
+        ImageError::Threads(_) => TaskErrorCode::Internal,
         ImageError::Cancelled { .. } => TaskErrorCode::Cancelled,
     };
     error(code, e.to_string())

@@ -29,8 +29,8 @@ pub use config_drive::{
     read_openstack_drive, write_config_drive,
 };
 pub use device::{
-    BlockDevice, BlockStore, CountingDevice, DeviceCounts, Faults, FaultyDevice, FileDevice, MemDevice,
-    Region,
+    BlockDevice, BlockStore, CountingDevice, DeviceCounts, DirectDisk, Faults, FaultyDevice, FileDevice,
+    MemDevice, Region,
 };
 pub use gpt::{GptError, Partition, PartitionTable, check_bootable};
 pub use pipeline::{

@@ -6,10 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ferric_image::BlockDevice;
+use ferric_image::{BlockDevice, DirectDisk};
 use ferric_protocol::v1::{BootMode, Cpu, Disk, DiskType, Inventory, Nic};
 
-use super::{direct::DirectDisk, dmi, gpu, smbios, sysfs};
+use super::{dmi, gpu, smbios, sysfs};
 
 /// `/sys/block/*/size` counts in these, whatever the disk's block size (Documentation/ABI/stable/sysfs-block).
 const SECTOR: u64 = 512;
@@ -28,7 +28,7 @@ impl ferric_agent::Platform for Machine {
     }
 
     fn open_disk(&self, name: &str) -> io::Result<Box<dyn BlockDevice>> {
-        Ok(Box::new(DirectDisk::open(Path::new(name))?))
+        Ok(Box::new(DirectDisk::open(name)?))
     }
 
     fn set_clock(&self, unix_seconds: u64) -> io::Result<()> {

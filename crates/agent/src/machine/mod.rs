@@ -3,7 +3,6 @@
 
 mod console;
 mod dhcp;
-mod direct;
 mod dmi;
 mod gpu;
 mod hardware;

@@ -14,7 +14,7 @@ pub struct Faults {
     /// This bit is flipped in what is read from then on, once the caches are dropped: the disk stored it wrongly, and
     /// only the page cache knew better. (byte offset, bit number)
     pub flip: Option<(u64, u8)>,
-    /// `write_zeroes` says it did and does nothing: a discard that does not read back as zeros.
+    /// `write_zeroes` and `punch_zeroes` say they did and do nothing: a discard that does not read back as zeros.
     pub lose_zeroes: bool,
     /// Writes that touch this byte are lost without an error.
     pub lose_write_at: Option<u64>,

@@ -3,13 +3,19 @@
 use std::{
     fs::{File, OpenOptions},
     io,
-    os::unix::fs::{FileExt, FileTypeExt},
+    ops::Range,
+    os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt},
     path::Path,
 };
 
-use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, ioctl_blksszget};
+use rustix::fs::{Advice, OFlags, fadvise, fallocate, ioctl_blksszget};
 
-use super::{BlockDevice, check_range};
+use super::{
+    BlockDevice,
+    aligned::split,
+    check_range,
+    zeros::{After, Ways, after},
+};
 
 /// Zeros are written by hand in steps of this size, where the system has no better way.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
@@ -20,14 +26,26 @@ pub struct FileDevice {
     file: File,
     size: u64,
     block_size: u32,
-    /// How to make zeros, best first; a way that the system refuses is not tried again.
-    zero_ways: Vec<FallocateFlags>,
+    /// What must be aligned for the system to make zeros: a disk's logical blocks, single bytes of a file.
+    zero_align: u64,
+    /// A file's holes read as zeros and hide nothing that was there.
+    always_unmap: bool,
+    ways: Ways,
 }
 
 impl FileDevice {
     /// Opens for reading and writing.
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
         Self::from_file(OpenOptions::new().read(true).write(true).open(path)?)
+    }
+
+    /// The same, but a disk in use (mounted, part of an array, or opened like this by another) is refused.
+    pub(super) fn open_exclusively(path: &Path) -> io::Result<Self> {
+        // O_EXCL without O_CREAT on a block device: open(2), "if the block device is in use by the system, EBUSY". Who
+        // makes zeros must be the one who has the device for itself: from others blkdev_fallocate (Linux, block/fops.c)
+        // takes no range of which a part is still to be written by the page cache.
+        let flags = i32::try_from((OFlags::EXCL | OFlags::CLOEXEC).bits()).map_err(io::Error::other)?;
+        Self::from_file(OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?)
     }
 
     /// Makes a sparse file of `size` bytes, or gives an existing one that size, and opens it.
@@ -39,13 +57,11 @@ impl FileDevice {
 
     fn from_file(file: File) -> io::Result<Self> {
         let kind = file.metadata()?.file_type();
-        let keep = FallocateFlags::KEEP_SIZE;
-        let (block_size, zero_ways) = if kind.is_block_device() {
-            // On a disk ZERO_RANGE is the write-zeroes command (or the kernel's own writing of zeros): never a mere
-            // discard, whose blocks may read as anything.
-            (ioctl_blksszget(&file)?, vec![FallocateFlags::ZERO_RANGE | keep])
+        let (block_size, zero_align) = if kind.is_block_device() {
+            let size = ioctl_blksszget(&file)?;
+            (size, u64::from(size).max(1))
         } else if kind.is_file() {
-            (512, vec![FallocateFlags::PUNCH_HOLE | keep, FallocateFlags::ZERO_RANGE | keep])
+            (512, 1)
         } else {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -54,7 +70,48 @@ impl FileDevice {
         };
         // The end of a block device is where seeking says it is; its metadata say 0.
         let size = io::Seek::seek(&mut &file, io::SeekFrom::End(0))?;
-        Ok(Self { file, size, block_size, zero_ways })
+        let always_unmap = kind.is_file();
+        Ok(Self { file, size, block_size, zero_align, always_unmap, ways: Ways::default() })
+    }
+
+    fn zero(&mut self, offset: u64, length: u64, may_unmap: bool) -> io::Result<()> {
+        check_range(self.size, offset, length)?;
+        let may_unmap = may_unmap || self.always_unmap;
+        let [before, between, behind] = split(offset, length, self.zero_align);
+        self.write_by_hand(before)?;
+        self.zero_aligned(between, may_unmap)?;
+        self.write_by_hand(behind)
+    }
+
+    /// The same for whole blocks.
+    fn zero_aligned(&mut self, range: Range<u64>, may_unmap: bool) -> io::Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let mut tried = None;
+        loop {
+            let way = self.ways.best(may_unmap, tried);
+            let Some(flags) = way.flags() else { return self.write_by_hand(range) };
+            match fallocate(&self.file, flags, range.start, range.end - range.start)
+                .map_err(|e| (e, after(e)))
+            {
+                Ok(()) => return Ok(()),
+                Err((_, After::Again)) => {}
+                Err((_, After::Next)) => tried = Some(way),
+                Err((_, After::Never)) => self.ways.refuse(way),
+                Err((error, After::Fail)) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn write_by_hand(&self, range: Range<u64>) -> io::Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let step = (range.end - at).min(ZEROS.len() as u64);
+            self.file.write_all_at(&ZEROS[..step as usize], at)?;
+            at += step;
+        }
+        Ok(())
     }
 }
 
@@ -78,30 +135,11 @@ impl BlockDevice for FileDevice {
     }
 
     fn write_zeroes(&mut self, offset: u64, length: u64) -> io::Result<()> {
-        check_range(self.size, offset, length)?;
-        if length == 0 {
-            return Ok(());
-        }
-        while let Some(way) = self.zero_ways.first() {
-            match fallocate(&self.file, *way, offset, length) {
-                Ok(()) => return Ok(()),
-                Err(rustix::io::Errno::INTR) => {}
-                // A range that is not aligned to blocks is not a reason to give the way up.
-                Err(rustix::io::Errno::INVAL) => break,
-                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {
-                    self.zero_ways.remove(0);
-                }
-                Err(other) => return Err(other.into()),
-            }
-        }
-        let mut at = offset;
-        let end = offset + length;
-        while at < end {
-            let step = (end - at).min(ZEROS.len() as u64);
-            self.file.write_all_at(&ZEROS[..step as usize], at)?;
-            at += step;
-        }
-        Ok(())
+        self.zero(offset, length, false)
+    }
+
+    fn punch_zeroes(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        self.zero(offset, length, true)
     }
 
     fn sync(&mut self) -> io::Result<()> {

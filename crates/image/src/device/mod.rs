@@ -1,14 +1,18 @@
 //! Block devices. One small trait, so that the pipeline cannot tell a disk from its doubles.
 
+pub(crate) mod aligned;
 mod counting;
+mod direct;
 mod faulty;
 mod file;
 mod memory;
 mod region;
+mod zeros;
 
-use std::io;
+use std::{io, ops::Range};
 
 pub use counting::{BlockStore, CountingDevice, DeviceCounts};
+pub use direct::DirectDisk;
 pub use faulty::{Faults, FaultyDevice};
 pub use file::FileDevice;
 pub use memory::MemDevice;
@@ -30,8 +34,15 @@ pub trait BlockDevice: Send {
     /// Writes all of `data`, or fails.
     fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<()>;
 
-    /// Makes the range read as zeros, by the cheapest way that guarantees it.
+    /// Makes the range read as zeros. What was there is overwritten as far as the device does that when it is told to
+    /// keep the blocks allocated.
     fn write_zeroes(&mut self, offset: u64, length: u64) -> io::Result<()>;
+
+    /// Makes the range read as zeros, by the cheapest way that guarantees it: the device may give the blocks up, if they
+    /// then do read as zeros. Nothing is said about what stays in its cells, so this is for images, not for wiping.
+    fn punch_zeroes(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        self.write_zeroes(offset, length)
+    }
 
     /// Returns when everything written is on stable storage.
     fn sync(&mut self) -> io::Result<()>;
@@ -55,6 +66,9 @@ impl<D: BlockDevice + ?Sized> BlockDevice for Box<D> {
     }
     fn write_zeroes(&mut self, offset: u64, length: u64) -> io::Result<()> {
         (**self).write_zeroes(offset, length)
+    }
+    fn punch_zeroes(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        (**self).punch_zeroes(offset, length)
     }
     fn sync(&mut self) -> io::Result<()> {
         (**self).sync()
@@ -81,33 +95,44 @@ pub(crate) fn is_zero(data: &[u8]) -> bool {
     data.chunks(4096).all(|chunk| chunk.iter().fold(0u8, |all, byte| all | byte) == 0)
 }
 
-/// Writes `data`, its runs of zeros by [`BlockDevice::write_zeroes`].
+/// A run of bytes that are all zero, or a run of pieces that are not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// Where in the data.
+    pub(crate) range: Range<usize>,
+    /// Whether all of it is zero.
+    pub(crate) zero: bool,
+}
+
+/// Cuts `data` into runs, in pieces of `step` bytes. Two neighbours are never of the same kind.
+pub(crate) fn runs(data: &[u8], step: usize) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for piece in data.chunks(step) {
+        let (zero, start) = (is_zero(piece), runs.last().map_or(0, |run| run.range.end));
+        match runs.last_mut() {
+            Some(last) if last.zero == zero => last.range.end += piece.len(),
+            _ => runs.push(Run { range: start..start + piece.len(), zero }),
+        }
+    }
+    runs
+}
+
+/// Writes `data`, its runs of zeros by [`BlockDevice::punch_zeroes`].
 pub(crate) fn write_sparse(
     device: &mut dyn BlockDevice,
     offset: u64,
     data: &[u8],
     step: usize,
 ) -> io::Result<()> {
-    let mut start = 0;
-    while start < data.len() {
-        let zero = is_zero(block(data, start, step));
-        let mut end = start;
-        while end < data.len() && is_zero(block(data, end, step)) == zero {
-            end += block(data, end, step).len();
-        }
-        let run = &data[start..end];
+    for Run { range, zero } in runs(data, step) {
+        let at = offset + range.start as u64;
         if zero {
-            device.write_zeroes(offset + start as u64, run.len() as u64)?;
+            device.punch_zeroes(at, range.len() as u64)?;
         } else {
-            device.write_at(offset + start as u64, run)?;
+            device.write_at(at, &data[range])?;
         }
-        start = end;
     }
     Ok(())
-}
-
-fn block(data: &[u8], start: usize, step: usize) -> &[u8] {
-    &data[start..data.len().min(start + step)]
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod tests;
 mod write;
 
 pub use read::{ExtentsError, ExtentsReader, Header, Item};
+pub(crate) use read::{Next, check_chunk};
 pub use write::{PackError, Packed, pack};
 
 /// What a file of extents begins with.
@@ -29,6 +30,7 @@ pub const CHUNK: usize = 4 << 20;
 const END: u64 = u64::MAX;
 /// The chunk is stored as it is.
 const PLAIN: u32 = 1 << 31;
-const HASH: usize = 32;
+/// Bytes of a SHA-256.
+pub(crate) const HASH: usize = 32;
 const CHECKSUM: usize = 64;
 const HEADER: usize = MAGIC.len() + 8 + 4 + 1 + CHECKSUM;

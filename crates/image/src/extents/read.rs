@@ -54,6 +54,37 @@ pub enum Item<'a> {
     },
 }
 
+/// What follows in a stream, the chunk itself being elsewhere.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// A part of the disk that is not zeros.
+    Chunk {
+        /// Counted from the start of the disk.
+        number: u64,
+        /// Where it belongs.
+        offset: u64,
+        /// How many bytes it has.
+        length: usize,
+        /// What they must hash to.
+        sha256: [u8; HASH],
+    },
+    /// As in [`Item`].
+    End {
+        /// As in [`Item`].
+        content_sha256: String,
+    },
+}
+
+/// Compares a chunk with the hash that the list of chunks has for it.
+pub(crate) fn check_chunk(number: u64, chunk: &[u8], sha256: &[u8; HASH]) -> Result<(), ExtentsError> {
+    let found = digest::digest(&digest::SHA256, chunk);
+    if found.as_ref() == sha256 {
+        return Ok(());
+    }
+    let (expected, found) = (hex::encode(sha256), hex::encode(found));
+    Err(ExtentsError::Chunk { number, expected, found })
+}
+
 /// Takes a stream of extents apart.
 pub struct ExtentsReader {
     header: Header,
@@ -106,6 +137,26 @@ impl ExtentsReader {
 
     /// The next chunk, or the end. After the end nothing may be asked for.
     pub fn next(&mut self, source: &mut dyn Read) -> Result<Item<'_>, ExtentsError> {
+        let mut chunk = std::mem::take(&mut self.chunk);
+        chunk.resize(self.header.disk_bytes.min(CHUNK as u64) as usize, 0);
+        let next = self.next_into(source, &mut chunk);
+        self.chunk = chunk;
+        match next? {
+            Next::Chunk { number, offset, length, sha256 } => {
+                let data = &self.chunk[..length];
+                check_chunk(number, data, &sha256)?;
+                Ok(Item::Chunk { offset, data })
+            }
+            Next::End { content_sha256 } => Ok(Item::End { content_sha256 }),
+        }
+    }
+
+    /// The same into a buffer of [`CHUNK`] bytes, but the chunk's hash is not compared: for [`check_chunk`], elsewhere.
+    pub(crate) fn next_into(
+        &mut self,
+        source: &mut dyn Read,
+        chunk: &mut [u8],
+    ) -> Result<Next, ExtentsError> {
         let mut bytes = [0; 8];
         source.read_exact(&mut bytes)?;
         let number = u64::from_be_bytes(bytes);
@@ -117,43 +168,42 @@ impl ExtentsReader {
             let size = self.header.disk_bytes;
             return invalid(format!("chunk {number} after {} chunks of a disk of {size} bytes", self.chunks));
         };
-        let mut bytes = [0; 4 + HASH];
-        source.read_exact(&mut bytes)?;
-        let word = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        let mut word = [0; 4];
+        source.read_exact(&mut word)?;
+        let mut sha256 = [0; HASH];
+        source.read_exact(&mut sha256)?;
+        let word = u32::from_be_bytes(word);
         let (plain, stored) = (word & PLAIN != 0, (word & !PLAIN) as usize);
         let length = (self.header.disk_bytes - offset).min(CHUNK as u64) as usize;
         if stored > length || stored == 0 || (plain && stored != length) {
             return invalid(format!("chunk {number} is stored in {stored} bytes"));
         }
-        let into = if plain { &mut self.chunk } else { &mut self.stored };
-        into.resize(stored, 0);
-        source.read_exact(into)?;
-        if !plain {
-            self.chunk.resize(length, 0);
-            let unpacked = self.unpacker.decompress_to_buffer(&self.stored[..], &mut self.chunk[..]);
-            let got = unpacked
+        let chunk = chunk.get_mut(..length).ok_or_else(|| io::Error::other("no room for a chunk"))?;
+        if plain {
+            source.read_exact(chunk)?;
+        } else {
+            self.stored.resize(stored, 0);
+            source.read_exact(&mut self.stored)?;
+            let got = self
+                .unpacker
+                .decompress_to_buffer(&self.stored[..], chunk)
                 .map_err(|e| ExtentsError::Invalid(format!("chunk {number} cannot be unpacked: {e}")))?;
             if got != length {
                 return invalid(format!("chunk {number} unpacks to {got} of {length} bytes"));
             }
         }
-        let found = digest::digest(&digest::SHA256, &self.chunk);
-        if found.as_ref() != &bytes[4..] {
-            let (expected, found) = (hex::encode(&bytes[4..]), hex::encode(found));
-            return Err(ExtentsError::Chunk { number, expected, found });
-        }
         (self.next, self.chunks) = (number + 1, self.chunks + 1);
-        Ok(Item::Chunk { offset, data: &self.chunk })
+        Ok(Next::Chunk { number, offset, length, sha256 })
     }
 
-    fn end(&mut self, source: &mut dyn Read) -> Result<Item<'static>, ExtentsError> {
+    fn end(&mut self, source: &mut dyn Read) -> Result<Next, ExtentsError> {
         let mut bytes = [0; 8 + HASH];
         source.read_exact(&mut bytes)?;
         let said = u64_of(&bytes[..8]);
         if said != self.chunks {
             return invalid(format!("it ends after {} chunks and says {said}", self.chunks));
         }
-        Ok(Item::End { content_sha256: hex::encode(&bytes[8..]) })
+        Ok(Next::End { content_sha256: hex::encode(&bytes[8..]) })
     }
 }
 

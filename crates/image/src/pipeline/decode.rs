@@ -1,14 +1,14 @@
-//! The reading half: hashes what comes, unpacks it, and bounds both.
+//! Unpacks what comes from the source.
 
 use std::{
     fmt,
     io::{self, BufReader, Cursor, Read},
 };
 
-use ring::digest;
-
-use super::{ImageError, WriteOptions};
-use crate::{Checksum, ChecksumAlgorithm};
+use super::{
+    ImageError, WriteOptions,
+    source::{Download, Feed},
+};
 
 /// Largest window that a zstd image may ask for: 128 MiB, what `zstd --long` uses. It is memory of the agent.
 const ZSTD_WINDOW_LOG: u32 = 27;
@@ -48,111 +48,53 @@ impl fmt::Display for Compression {
     }
 }
 
-/// Counts and hashes what passes. Remembers why it failed, since decompressors lose that.
-struct Tap<'a> {
-    source: &'a mut dyn Read,
-    /// None when the content's own hash says the same.
-    hasher: Option<digest::Context>,
-    bytes: u64,
-    limit: u64,
-    failure: Option<ImageError>,
-}
+type Input = io::Chain<Cursor<Vec<u8>>, Feed>;
 
-impl Read for Tap<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = loop {
-            match self.source.read(buffer) {
-                Ok(count) => break count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => return self.fail(ImageError::Source { bytes: self.bytes, source }),
-            }
-        };
-        self.bytes += count as u64;
-        if self.bytes > self.limit {
-            return self.fail(ImageError::LimitExceeded { limit: self.limit });
-        }
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(&buffer[..count]);
-        }
-        Ok(count)
-    }
-}
-
-impl Tap<'_> {
-    fn fail(&mut self, why: ImageError) -> io::Result<usize> {
-        self.failure.get_or_insert(why);
-        Err(io::Error::other("the source failed"))
-    }
-}
-
-type Input<'a> = io::Chain<Cursor<Vec<u8>>, Tap<'a>>;
-
-enum Unpack<'a> {
-    None(Box<Input<'a>>),
-    Gzip(Box<flate2::bufread::MultiGzDecoder<BufReader<Input<'a>>>>),
-    Zstd(Box<zstd::Decoder<'static, BufReader<Input<'a>>>>),
-    Xz(Box<liblzma::bufread::XzDecoder<BufReader<Input<'a>>>>),
+enum Unpack {
+    None(Box<Input>),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<Input>>),
+    Zstd(Box<zstd::Decoder<'static, Input>>),
+    Xz(Box<liblzma::bufread::XzDecoder<Input>>),
 }
 
 /// An image as it comes out of its packing.
-pub(super) struct Decoder<'a> {
-    unpack: Unpack<'a>,
-    checksum: &'a Checksum,
+pub(super) struct Decoder {
+    unpack: Unpack,
     compression: Compression,
     announced: Option<u64>,
     content_bytes: Option<u64>,
 }
 
-impl<'a> Decoder<'a> {
-    pub(super) fn new(
-        source: &'a mut dyn Read,
-        options: &'a WriteOptions,
-        limit: u64,
-    ) -> Result<Self, ImageError> {
-        let WriteOptions { checksum, compression, source: _, max_bytes: _, download_bytes, block_bytes: _ } =
-            options;
-        let same = *compression == Compression::None && checksum.algorithm() == ChecksumAlgorithm::Sha256;
-        // Incompressible content grows a little when packed; the limit is for those who send something else.
-        let limit = match compression {
-            Compression::None => limit,
-            Compression::Gzip | Compression::Zstd | Compression::Xz | Compression::Extents => {
-                limit.saturating_add(limit / 64).saturating_add(1 << 20)
-            }
-        };
-        let hasher = (!same).then(|| checksum.algorithm().hasher());
-        let mut tap = Tap { source, hasher, bytes: 0, limit, failure: None };
+impl Decoder {
+    pub(super) fn new(mut feed: Feed, options: &WriteOptions) -> Result<Self, ImageError> {
+        let WriteOptions { compression, download_bytes, .. } = *options;
         let mut start = Vec::new();
-        let mut content_bytes = (*compression == Compression::None).then_some(*download_bytes).flatten();
-        if *compression == Compression::Zstd {
-            let taken = (&mut tap).take(ZSTD_HEADER as u64).read_to_end(&mut start);
+        let mut content_bytes = None;
+        if compression == Compression::Zstd {
+            let taken = (&mut feed).take(ZSTD_HEADER as u64).read_to_end(&mut start);
             if let Err(source) = taken {
-                let other = ImageError::Source { bytes: tap.bytes, source };
-                return Err(tap.failure.take().unwrap_or(other));
+                let other = ImageError::Source { bytes: feed.bytes_read(), source };
+                return Err(feed.take_failure().unwrap_or(other));
             }
             // Of the first frame only; a file of several says nothing about the whole.
             content_bytes = zstd::zstd_safe::get_frame_content_size(&start).ok().flatten();
         }
-        let input = Cursor::new(start).chain(tap);
-        let invalid = |source| ImageError::Decode { compression: *compression, bytes: 0, source };
+        let input = Cursor::new(start).chain(feed);
+        let invalid = |source| ImageError::Decode { compression, bytes: 0, source };
         let unpack = match compression {
-            // Extents are taken apart by whoever writes them.
+            // Extents are taken apart by the next in line; what is not packed does not come here.
             Compression::None | Compression::Extents => Unpack::None(Box::new(input)),
-            Compression::Gzip => Unpack::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(
-                BufReader::with_capacity(BUFFER, input),
-            ))),
+            Compression::Gzip => Unpack::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(input))),
             Compression::Zstd => {
-                let decoder = zstd::Decoder::with_buffer(BufReader::with_capacity(BUFFER, input));
-                let decoder = decoder.and_then(|mut decoder| {
+                let decoder = zstd::Decoder::with_buffer(input).and_then(|mut decoder| {
                     decoder.window_log_max(ZSTD_WINDOW_LOG)?;
                     Ok(decoder)
                 });
                 Unpack::Zstd(Box::new(decoder.map_err(invalid)?))
             }
-            Compression::Xz => {
-                Unpack::Xz(Box::new(xz(BufReader::with_capacity(BUFFER, input)).map_err(invalid)?))
-            }
+            Compression::Xz => Unpack::Xz(Box::new(xz(input).map_err(invalid)?)),
         };
-        Ok(Self { unpack, checksum, compression: *compression, announced: *download_bytes, content_bytes })
+        Ok(Self { unpack, compression, announced: download_bytes, content_bytes })
     }
 
     /// How large the image is at least, where that is known beforehand.
@@ -160,9 +102,9 @@ impl<'a> Decoder<'a> {
         self.content_bytes
     }
 
-    /// Bytes downloaded so far.
+    /// Bytes of the download that were needed so far.
     pub(super) fn bytes_read(&self) -> u64 {
-        self.tap().bytes
+        self.feed().bytes_read()
     }
 
     /// Fills the buffer as far as there is image left.
@@ -180,35 +122,14 @@ impl<'a> Decoder<'a> {
         Ok(filled)
     }
 
-    /// Takes what may follow the image, and compares length and checksum. `content` is the SHA-256 of the image.
-    pub(super) fn finish(mut self, content: &str) -> Result<(u64, Checksum), ImageError> {
-        // The checksum is of the whole file: a decompressor may stop before its last byte.
-        let mut rest = [0; 4096];
-        loop {
-            match self.tap_mut().read(&mut rest) {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) => return Err(self.explain(error)),
-            }
-        }
-        let (checksum, announced) = (self.checksum, self.announced);
-        let tap = self.tap_mut();
-        let bytes = tap.bytes;
-        match announced {
-            Some(expected) if bytes < expected => return Err(ImageError::Truncated { expected, got: bytes }),
-            Some(expected) if bytes > expected => return Err(ImageError::Overlong { expected }),
-            _ => {}
-        }
-        let found = match tap.hasher.take() {
-            Some(hasher) => hex::encode(hasher.finish()),
-            None => content.to_owned(),
+    /// Takes what may follow the image, and compares the length: the checksum is of the whole file, and a decompressor may
+    /// stop before its last byte.
+    pub(super) fn finish(mut self) -> Result<Download, ImageError> {
+        let download = match self.feed_mut().finish() {
+            Ok(download) => download,
+            Err(error) => return Err(self.explain(error)),
         };
-        if found == checksum.hex() {
-            Ok((bytes, checksum.clone()))
-        } else {
-            let (algorithm, expected) = (checksum.algorithm(), checksum.hex().to_owned());
-            Err(ImageError::Checksum { algorithm, bytes, expected, found })
-        }
+        download.check_length(self.announced)
     }
 
     /// An error of whoever takes the stream apart further, explained likewise.
@@ -219,9 +140,9 @@ impl<'a> Decoder<'a> {
     /// The reason behind a failed read: the source's own, or that the data are not what they should be.
     fn explain(&mut self, source: io::Error) -> ImageError {
         let (compression, announced) = (self.compression, self.announced);
-        let tap = self.tap_mut();
-        let bytes = tap.bytes;
-        if let Some(failure) = tap.failure.take() {
+        let feed = self.feed_mut();
+        let bytes = feed.bytes_read();
+        if let Some(failure) = feed.take_failure() {
             return failure;
         }
         match announced {
@@ -232,26 +153,26 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    fn tap(&self) -> &Tap<'a> {
+    fn feed(&self) -> &Feed {
         match &self.unpack {
             Unpack::None(input) => input.get_ref().1,
-            Unpack::Gzip(decoder) => decoder.get_ref().get_ref().get_ref().1,
-            Unpack::Zstd(decoder) => decoder.get_ref().get_ref().get_ref().1,
-            Unpack::Xz(decoder) => decoder.get_ref().get_ref().get_ref().1,
+            Unpack::Gzip(decoder) => decoder.get_ref().get_ref().1,
+            Unpack::Zstd(decoder) => decoder.get_ref().get_ref().1,
+            Unpack::Xz(decoder) => decoder.get_ref().get_ref().1,
         }
     }
 
-    fn tap_mut(&mut self) -> &mut Tap<'a> {
+    fn feed_mut(&mut self) -> &mut Feed {
         match &mut self.unpack {
             Unpack::None(input) => input.get_mut().1,
-            Unpack::Gzip(decoder) => decoder.get_mut().get_mut().get_mut().1,
-            Unpack::Zstd(decoder) => decoder.get_mut().get_mut().get_mut().1,
-            Unpack::Xz(decoder) => decoder.get_mut().get_mut().get_mut().1,
+            Unpack::Gzip(decoder) => decoder.get_mut().get_mut().1,
+            Unpack::Zstd(decoder) => decoder.get_mut().get_mut().1,
+            Unpack::Xz(decoder) => decoder.get_mut().get_mut().1,
         }
     }
 }
 
-impl Read for Decoder<'_> {
+impl Read for Decoder {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.unpack {
             Unpack::None(input) => input.read(buffer),

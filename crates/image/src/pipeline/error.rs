@@ -109,6 +109,9 @@ pub enum ImageError {
         /// Hash of what was read back.
         found: String,
     },
+    /// The machine has no room for the threads of a write. The disk was not touched, or holds the image unverified.
+    #[error("no thread could be started to write the image, free some memory: {0}")]
+    Threads(#[source] io::Error),
     /// Someone asked to stop.
     #[error("cancelled while {stage} after {bytes} bytes")]
     Cancelled {

@@ -8,26 +8,44 @@
 //!   disk are zeroed first, so that an older partition table's backup does not come to life either.
 //! - Runs of zeros are made zeros on the disk, never skipped.
 //! - After a sync the page cache is dropped and all of the image, holes included, is read back and compared by hash.
+//!
+//! Four threads work at once: [`source`] takes bytes and hashes them, [`unpack`] makes parts of a disk of them,
+//! [`inspect`] hashes these and finds zeros, [`write`] (the caller's own thread) writes. What goes from one to the next
+//! goes through a channel, in order, errors included: an error arrives behind everything that came before it, so what the
+//! caller is told does not depend on which thread was faster. Buffers go round in a [`pool`], which bounds the memory; a
+//! stage that is gone makes those before it end, and nothing outlives the call. So a source must not block for ever:
+//! if the disk fails, the call returns when the read under way does.
 
 mod decode;
 mod error;
-mod extents;
+mod inspect;
+mod pool;
 mod progress;
+mod source;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod thread_tests;
+mod unpack;
+mod verify;
+mod write;
+mod zeros;
 
-use std::{io::Read, ops::ControlFlow};
-
-use ring::digest;
-
-use crate::{
-    Checksum, ChecksumAlgorithm,
-    device::{BlockDevice, write_sparse},
+use std::{
+    io::Read,
+    ops::ControlFlow,
+    sync::mpsc::sync_channel,
+    thread::{self, Scope, ScopedJoinHandle},
 };
-use decode::Decoder;
+
+use crate::{Checksum, ChecksumAlgorithm, device::BlockDevice, extents};
 pub use decode::{Compression, Unpacker};
 pub use error::ImageError;
+use pool::Pool;
 pub use progress::{Progress, Stage, Throttle};
+use source::{CHUNK, CHUNKS, Download, Feed};
+use write::{Body, Writer};
+use zeros::Zeros;
 
 /// Zeros are looked for in pieces of this size.
 const ZERO_STEP: usize = 64 * 1024;
@@ -79,10 +97,15 @@ pub struct Written {
     pub content_sha256: String,
 }
 
+/// Parts of an image between unpacking and writing.
+const PARTS: usize = 6;
+/// The same of extents, whose parts are large.
+const EXTENTS: usize = 4;
+
 /// Writes an image to a disk and verifies it. `observe` is called for every block; when it breaks, the write ends with
 /// [`ImageError::Cancelled`].
 pub fn write_image(
-    source: &mut dyn Read,
+    source: &mut (dyn Read + Send),
     device: &mut dyn BlockDevice,
     options: &WriteOptions,
     observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
@@ -96,167 +119,90 @@ pub fn write_image(
             return Err(ImageError::TooLarge { image: known, device: device.size() });
         }
     }
-    let job = Job { options, limit, observe, zeroed: 0 };
-    match options.compression {
-        Compression::Extents => job.run_extents(source, device),
-        _ => job.run(source, device),
+    let mut writer = Writer { device, options, limit, observer: observe, zeroed: 0, zeros: Zeros::default() };
+    let Body { head, bytes, end } = write_body(source, &mut writer)?;
+    let download = compare(&end.download, &end.content, &options.checksum)?;
+    if let Err(error) = writer.head(&head).and_then(|()| writer.verify(&end.content, bytes)) {
+        writer.spoil(head.len());
+        return Err(error);
     }
+    Ok(Written {
+        bytes_read: end.download.bytes,
+        bytes_written: bytes,
+        bytes_zeroed: writer.zeroed,
+        download,
+        content_sha256: end.content,
+    })
 }
 
-struct Job<'a> {
-    options: &'a WriteOptions,
-    limit: u64,
-    observe: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
-    zeroed: u64,
-}
-
-impl Job<'_> {
-    fn run(mut self, source: &mut dyn Read, device: &mut dyn BlockDevice) -> Result<Written, ImageError> {
-        let block_bytes = self.options.block_bytes.max(ZERO_STEP);
-        let mut decoder = Decoder::new(source, self.options, self.limit)?;
-        if let Some(content) = decoder.content_bytes() {
-            self.check_size(content, device)?;
-        }
-        // Nothing is touched before the first block has come out whole.
-        let mut head = vec![0; block_bytes];
-        let filled = decoder.fill(&mut head)?;
-        head.truncate(filled);
-        if head.is_empty() {
-            return Err(ImageError::Empty);
-        }
-        self.check_size(head.len() as u64, device)?;
-        zero_ends(device, block_bytes as u64)?;
-
-        let mut content = ChecksumAlgorithm::Sha256.hasher();
-        content.update(&head);
-        let mut written = head.len() as u64;
-        let mut block = vec![0; block_bytes];
-        // A short block is the last one.
-        let mut more = filled == block_bytes;
-        while more {
-            let filled = decoder.fill(&mut block)?;
-            more = filled == block_bytes;
-            let data = &block[..filled];
-            self.check_size(written + filled as u64, device)?;
-            content.update(data);
-            self.write(device, written, data)?;
-            written += filled as u64;
-            self.observe(Stage::Writing, decoder.bytes_read(), self.options.download_bytes)?;
-        }
-        drop(block);
-        let content = hex::encode(content.finish());
-        let (bytes_read, download) = decoder.finish(&content)?;
-        self.complete(device, &head, content, written, (bytes_read, download))
-    }
-
-    /// The end of a write whose download was found right: the head, and the proof.
-    fn complete(
-        self,
-        device: &mut dyn BlockDevice,
-        head: &[u8],
-        content: String,
-        written: u64,
-        (bytes_read, download): (u64, Checksum),
-    ) -> Result<Written, ImageError> {
-        let mut job = self;
-        job.sync(device)?;
-        job.write(device, 0, head)?;
-        job.sync(device)?;
-        let verified = job.verify(device, &content, written);
-        if verified.is_err() {
-            // Best effort: what cannot be trusted should not boot. The error that counts is the first.
-            let _ = device.write_zeroes(0, written.min(head.len() as u64)).and_then(|()| device.sync());
-        }
-        verified?;
-        Ok(Written {
-            bytes_read,
-            bytes_written: written,
-            bytes_zeroed: job.zeroed,
-            download,
-            content_sha256: content,
-        })
-    }
-
-    fn check_size(&self, image: u64, device: &dyn BlockDevice) -> Result<(), ImageError> {
-        if image > device.size() {
-            return Err(ImageError::TooLarge { image, device: device.size() });
-        }
-        if image > self.limit {
-            return Err(ImageError::LimitExceeded { limit: self.limit });
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, device: &mut dyn BlockDevice, offset: u64, data: &[u8]) -> Result<(), ImageError> {
-        let zeros = data.chunks(ZERO_STEP).filter(|piece| crate::device::is_zero(piece));
-        self.zeroed += zeros.map(|piece| piece.len() as u64).sum::<u64>();
-        write_sparse(device, offset, data, ZERO_STEP).map_err(|source| ImageError::Device {
-            operation: "write",
-            offset,
-            length: data.len() as u64,
-            source,
-        })
-    }
-
-    fn sync(&self, device: &mut dyn BlockDevice) -> Result<(), ImageError> {
-        let length = device.size();
-        device.sync().map_err(|source| ImageError::Device { operation: "sync", offset: 0, length, source })
-    }
-
-    fn verify(
-        &mut self,
-        device: &mut dyn BlockDevice,
-        expected: &str,
-        length: u64,
-    ) -> Result<(), ImageError> {
-        let mut block = vec![0; self.options.block_bytes.max(ZERO_STEP)];
-        device.drop_caches().map_err(|source| ImageError::Device {
-            operation: "drop caches",
-            offset: 0,
-            length,
-            source,
-        })?;
-        let mut hasher: digest::Context = ChecksumAlgorithm::Sha256.hasher();
-        let mut offset = 0;
-        while offset < length {
-            let size = (length - offset).min(block.len() as u64) as usize;
-            let part = &mut block[..size];
-            device.read_at(offset, part).map_err(|source| ImageError::Device {
-                operation: "read back",
-                offset,
-                length: part.len() as u64,
-                source,
-            })?;
-            hasher.update(part);
-            offset += part.len() as u64;
-            self.observe(Stage::Verifying, offset, Some(length))?;
-        }
-        let found = hex::encode(hasher.finish());
-        if found == expected {
-            Ok(())
+/// Everything but the first block, by all threads; returns when they have ended.
+fn write_body(source: &mut (dyn Read + Send), writer: &mut Writer<'_>) -> Result<Body, ImageError> {
+    let options = writer.options;
+    let (limit, hasher) = (download_limit(options.compression, writer.limit), download_hasher(options));
+    let (parts, part_bytes) = match options.compression {
+        Compression::Extents => (EXTENTS, extents::CHUNK),
+        _ => (PARTS, writer.block()),
+    };
+    // What is on its way fits into a channel beside start and end, so only the want of buffers makes a stage wait.
+    let (empty_parts, part_returns) = pool::pool(parts, part_bytes);
+    let (to_inspect, unpacked) = sync_channel(parts + 2);
+    let (to_write, inspected) = sync_channel(parts + 2);
+    let (to_unpack, fed) = sync_channel(parts.max(CHUNKS) + 1);
+    thread::scope(move |scope| {
+        let from_source = |chunks: Pool| {
+            start(scope, "image-source", move || source::feed(source, hasher, limit, &chunks, &to_unpack))
+        };
+        if options.compression == Compression::None {
+            from_source(empty_parts)?;
+            start(scope, "image-unpack", move || unpack::pass_on(&fed, options, &to_inspect))?;
         } else {
-            Err(ImageError::Verify { bytes: length, expected: expected.to_owned(), found })
+            let (empty_chunks, chunk_returns) = pool::pool(CHUNKS, CHUNK);
+            from_source(empty_chunks)?;
+            let feed = Feed::new(fed, chunk_returns);
+            start(scope, "image-unpack", move || unpack::unpack(feed, options, &empty_parts, &to_inspect))?;
         }
-    }
+        start(scope, "image-inspect", move || inspect::inspect(&unpacked, &to_write))?;
+        writer.body(&inspected, &part_returns)
+    })
+}
 
-    fn observe(&mut self, stage: Stage, done: u64, total: Option<u64>) -> Result<(), ImageError> {
-        match (self.observe)(Progress { stage, done, total }) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(ImageError::Cancelled { stage, bytes: done }),
+/// Starts a thread, or says that there is no room for one.
+fn start<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, T>, ImageError> {
+    thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, work).map_err(ImageError::Threads)
+}
+
+/// Bytes that a download has at most. Incompressible content grows a little when packed; the limit is for those who send
+/// something else.
+fn download_limit(compression: Compression, limit: u64) -> u64 {
+    match compression {
+        Compression::None => limit,
+        Compression::Gzip | Compression::Zstd | Compression::Xz | Compression::Extents => {
+            limit.saturating_add(limit / 64).saturating_add(1 << 20)
         }
     }
 }
 
-/// Zeros the first and the last block of the disk: where partition tables live.
-fn zero_ends(device: &mut dyn BlockDevice, block: u64) -> Result<(), ImageError> {
-    let length = block.min(device.size());
-    for offset in [0, device.size() - length] {
-        device.write_zeroes(offset, length).map_err(|source| ImageError::Device {
-            operation: "zero",
-            offset,
-            length,
-            source,
-        })?;
+/// None where the hash of the content is that of the download.
+fn download_hasher(options: &WriteOptions) -> Option<ring::digest::Context> {
+    let algorithm = options.checksum.algorithm();
+    let same = options.compression == Compression::None && algorithm == ChecksumAlgorithm::Sha256;
+    (!same).then(|| algorithm.hasher())
+}
+
+/// Compares a download with what was asked for. `content` is the SHA-256 of what was in it.
+fn compare(download: &Download, content: &str, expected: &Checksum) -> Result<Checksum, ImageError> {
+    let found = download.hash.as_deref().unwrap_or(content);
+    if found == expected.hex() {
+        return Ok(expected.clone());
     }
-    Ok(())
+    Err(ImageError::Checksum {
+        algorithm: expected.algorithm(),
+        bytes: download.bytes,
+        expected: expected.hex().to_owned(),
+        found: found.to_owned(),
+    })
 }

@@ -202,6 +202,21 @@ fn holes_of_extents_are_made_zeros_and_the_whole_disk_is_hashed() {
 }
 
 #[test]
+fn a_first_block_of_more_than_a_chunk_is_all_of_these_chunks() {
+    let image = sample(3 * crate::extents::CHUNK - 5);
+    let file = extents(&image);
+    for chunks in [1, 2, 4] {
+        let mut device = MemDevice::from_bytes(vec![0xee; image.len()]);
+        let options = WriteOptions {
+            block_bytes: chunks * crate::extents::CHUNK,
+            ..options(&file, Compression::Extents)
+        };
+        write(&file, &mut device, &options).unwrap();
+        assert!(device.to_bytes() == image, "{chunks}");
+    }
+}
+
+#[test]
 fn extents_of_another_image_or_of_a_larger_disk_are_refused_before_the_disk_is_touched() {
     let image = sample(200_000);
     let file = extents(&image);

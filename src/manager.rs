@@ -21,7 +21,9 @@ use crate::boot::dhcp::{DhcpServer, Sockets};
 use crate::boot::{self, AgentImage, Artifacts, BootLookup, BootServer};
 use crate::capi::{Cluster, Machine};
 use crate::config::{Dhcp, Options};
-use crate::controllers::host::{BootSettings, BootSlots, HostBoots, HostContext, HostParts, HostRegistrar};
+use crate::controllers::host::{
+    BootSettings, BootSlots, HostBoots, HostContext, HostParts, HostRegistrar, KubePullSecrets,
+};
 use crate::controllers::{cluster, host, machine};
 use crate::deploy::{self, AgentServer, Hub, ImageCache, Leadership, ProviderKeys};
 use crate::host::Limits;
@@ -89,6 +91,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         options.image_cache_size.0,
         PARALLEL_FETCHES,
         wake.clone(),
+        Arc::new(KubePullSecrets::new(client.clone())),
     )
     .with_context(|| format!("--image-cache-dir {}", options.image_cache_dir.display()))?;
     let pool = Arc::new(BmcPool::new(ferric_bmc::Limits {

@@ -9,6 +9,7 @@ mod failure;
 mod fetch;
 mod ledger;
 mod oci;
+mod pull_secret;
 mod request;
 mod store;
 mod unpack;
@@ -31,12 +32,16 @@ use tokio::sync::{Semaphore, mpsc};
 
 use self::{
     failure::{Failure, failed},
-    fetch::{Clients, Place, Progress},
+    fetch::{Clients, Place, Progress, Renewal},
     ledger::{Entry, Full, Ledger},
+    oci::Artifact,
+    pull_secret::Login,
     request::{Expected, Hope, ImageRequest, Kind, Refusal, back_off, list_problem, recognise, shown},
     store::{file_name, files_in, remove_file},
 };
 use crate::key::Key;
+
+pub use self::pull_secret::{DOCKER_CONFIG_KEY, NoPullSecrets, PullSecretError, PullSecrets};
 
 /// A request that nobody has repeated for this long is forgotten, with its failures and the checksum it resolved to.
 const FORGET_MS: u64 = 3600 * 1000;
@@ -91,6 +96,7 @@ struct Inner {
     dir: PathBuf,
     wake: mpsc::UnboundedSender<Key>,
     clients: Clients,
+    pull_secrets: Arc<dyn PullSecrets>,
     fetches: Semaphore,
     downloads: AtomicU64,
     state: Mutex<State>,
@@ -118,12 +124,14 @@ enum Stage {
 
 impl ImageCache {
     /// Opens the cache in `dir`, which is made if need be. Must be called in a tokio runtime. `wake` is sent the key
-    /// of every host that waits for an image when that image is there or has failed.
+    /// of every host that waits for an image when that image is there or has failed. Credentials of registries are read
+    /// from `pull_secrets` for each fetch.
     pub fn open(
         dir: impl Into<PathBuf>,
         max_bytes: u64,
         max_parallel_fetches: usize,
         wake: mpsc::UnboundedSender<Key>,
+        pull_secrets: Arc<dyn PullSecrets>,
     ) -> io::Result<Self> {
         let dir = dir.into();
         let partial = dir.join(PARTIAL);
@@ -144,6 +152,7 @@ impl ImageCache {
                 dir,
                 wake,
                 clients: Clients::new()?,
+                pull_secrets,
                 fetches: Semaphore::new(max_parallel_fetches.max(1)),
                 downloads: AtomicU64::new(0),
                 state: Mutex::new(State { ledger, jobs: HashMap::new() }),
@@ -151,9 +160,10 @@ impl ImageCache {
         })
     }
 
-    /// Says where the image is, and starts to fetch it if it is not there. Never blocks.
-    pub fn ensure(&self, host: &Key, image: &Image) -> ImageState {
-        let request = match ImageRequest::of(image) {
+    /// Says where the image is, and starts to fetch it if it is not there. Never blocks. `secret` is the Secret that
+    /// `image.ociAuthSecretName` means.
+    pub fn ensure(&self, host: &Key, image: &Image, secret: Option<&Key>) -> ImageState {
+        let request = match ImageRequest::of(image, secret) {
             Ok(request) => request,
             Err(Refusal { reason, message }) => {
                 let failure = Failure { reason, message, hope: Hope::Later, permanent: true };
@@ -186,8 +196,8 @@ impl ImageCache {
     }
 
     /// Cuts the back-off after a failure short: the next [`Self::ensure`] tries again.
-    pub fn retry_now(&self, image: &Image) {
-        if let Ok(request) = ImageRequest::of(image)
+    pub fn retry_now(&self, image: &Image, secret: Option<&Key>) {
+        if let Ok(request) = ImageRequest::of(image, secret)
             && let Some(job) = self.inner.state().jobs.get_mut(&request)
             && let Stage::Failed { .. } = job.stage
         {
@@ -390,11 +400,15 @@ impl Inner {
     /// The checksum to compare with, and where the file is. A checksum from a list stays what it was for as long as the
     /// image is asked for.
     async fn resolve(&self, request: &ImageRequest) -> Result<(Checksum, Place), Failure> {
-        let place = Place { url: request.url.clone(), authorization: None };
+        let place = Place { url: request.url.clone(), authorization: None, renewal: None };
         let known = self.state().jobs.get(request).and_then(|j| j.checksum.clone());
         let (checksum, place) = match (&request.expected, known) {
-            (Expected::Manifest { artifact, said }, _) => {
-                let blob = artifact.resolve(&self.clients).await?;
+            (Expected::Manifest { artifact, said, secret }, _) => {
+                let login = match secret {
+                    Some(secret) => self.login(artifact, secret).await?,
+                    None => None,
+                };
+                let blob = artifact.resolve(&self.clients, login.as_ref()).await?;
                 if let Some(said) = said.as_ref().filter(|said| **said != blob.checksum) {
                     let message =
                         format!("the artifact's layer is {}, the spec asks for {said}", blob.checksum);
@@ -405,7 +419,8 @@ impl Inner {
                         permanent: true,
                     });
                 }
-                (blob.checksum, Place { url: blob.url, authorization: blob.authorization })
+                let renewal = Some(Renewal { artifact: artifact.clone(), login });
+                (blob.checksum, Place { url: blob.url, authorization: blob.authorization, renewal })
             }
             (_, Some(known)) => return Ok((known, place)),
             (Expected::Known(checksum), None) => return Ok((checksum.clone(), place)),
@@ -425,6 +440,19 @@ impl Inner {
             job.checksum = Some(checksum.clone());
         }
         Ok((checksum, place))
+    }
+
+    /// Reads the credentials of a registry. One that the Secret does not speak of is asked as anybody may ask.
+    async fn login(&self, artifact: &Artifact, secret: &Key) -> Result<Option<Login>, Failure> {
+        let unusable = |message| Failure::soon("PullSecretUnusable", message);
+        let config = match self.pull_secrets.docker_config(secret).await {
+            Ok(config) => config,
+            Err(PullSecretError::Unusable(message)) => return Err(unusable(message)),
+            Err(PullSecretError::Unreachable(message)) => {
+                return Err(Failure::soon("ImageCacheFailed", message));
+            }
+        };
+        pull_secret::login_for(&config, artifact.registry(), artifact.repository(), secret).map_err(unusable)
     }
 
     /// Puts a file that was verified and synced into the cache.

@@ -127,15 +127,15 @@ impl Bench {
 
     fn at(dir: tempfile::TempDir, max_bytes: u64) -> Self {
         let (wake, woken) = mpsc::unbounded_channel();
-        let cache = ImageCache::open(dir.path(), max_bytes, 2, wake).unwrap();
+        let cache = ImageCache::open(dir.path(), max_bytes, 2, wake, Arc::new(NoPullSecrets)).unwrap();
         Self { dir, cache, woken }
     }
 
     /// Asks, waits to be woken, asks again.
     async fn obtain(&mut self, image: &Image) -> ImageState {
-        assert!(matches!(self.cache.ensure(&host(), image), ImageState::Fetching { .. }));
+        assert!(matches!(self.cache.ensure(&host(), image, None), ImageState::Fetching { .. }));
         assert_eq!(self.woken.recv().await, Some(host()));
-        self.cache.ensure(&host(), image)
+        self.cache.ensure(&host(), image, None)
     }
 
     fn files(&self) -> Vec<String> {
@@ -174,10 +174,10 @@ async fn an_image_is_fetched_once_and_kept_by_its_digest() {
     assert_eq!((first.size, first.compression), (100_000, Compression::None));
     assert_eq!(bench.files(), [format!("sha256-{}", sha256(&bytes))]);
     assert_eq!(std::fs::read(bench.dir.path().join(&bench.files()[0])).unwrap(), bytes);
-    assert_eq!(ready(bench.cache.ensure(&Key::new("a", "b"), &image)), first);
+    assert_eq!(ready(bench.cache.ensure(&Key::new("a", "b"), &image, None)), first);
     // The same file by another URL needs no second download.
     assert_eq!(
-        ready(bench.cache.ensure(&host(), &image_of("http://nowhere.invalid/".into(), sha256(&bytes)))),
+        ready(bench.cache.ensure(&host(), &image_of("http://nowhere.invalid/".into(), sha256(&bytes)), None)),
         first
     );
     assert_eq!(server.requests().len(), 1);
@@ -225,9 +225,9 @@ async fn a_wrong_checksum_names_both_digests_and_leaves_nothing() {
     assert!(message.contains(&sha256(b"something else")) && message.contains(&sha256(b"what was meant")));
     assert!(!message.contains("secret"), "{message}");
     assert_eq!(bench.files(), [""; 0]);
-    let _ = failure(bench.cache.ensure(&host(), &image));
+    let _ = failure(bench.cache.ensure(&host(), &image, None));
     assert_eq!(server.requests().len(), 1, "not tried again at once");
-    bench.cache.retry_now(&image);
+    bench.cache.retry_now(&image, None);
     let _ = failure(bench.obtain(&image).await);
     assert_eq!(server.requests().len(), 2);
 }
@@ -258,7 +258,7 @@ async fn the_checksum_may_stand_in_a_list() {
     let mut bench = Bench::new(1 << 20);
     let image = image_of(server.url("/a.raw"), server.url("/SHA256SUMS"));
     assert_eq!(ready(bench.obtain(&image).await).digest, format!("sha256:{}", sha256(&bytes)));
-    let _ = ready(bench.cache.ensure(&host(), &image));
+    let _ = ready(bench.cache.ensure(&host(), &image, None));
     assert_eq!(server.requests().iter().filter(|r| r.starts_with("/SHA256SUMS")).count(), 1);
 
     let (reason, message, _) =
@@ -288,7 +288,7 @@ async fn the_least_recently_used_image_makes_room_and_one_that_cannot_fit_is_ref
     let old = now_ms() - 2 * ledger::PROTECTED_MS;
     let digest = |n| format!("sha256:{}", sha256(&[n; 400]));
     bench.cache.inner.state().ledger.get_mut(&digest(b'a')).unwrap().used_at = old;
-    bench.cache.retry_now(&image(b'c'));
+    bench.cache.retry_now(&image(b'c'), None);
     let _ = ready(bench.obtain(&image(b'c')).await);
     assert_eq!(bench.files(), names(b"bc"));
 
@@ -382,7 +382,7 @@ async fn a_qcow2_is_unpacked_once_into_extents_that_outlive_a_restart() {
     assert_eq!(name.len(), 1, "the download is not kept: {name:?}");
     assert!(name[0].ends_with(".extents"), "{name:?}");
     assert!(bench.cache.read(&first.digest).is_none());
-    assert_eq!(ready(bench.cache.ensure(&host(), &image)), first);
+    assert_eq!(ready(bench.cache.ensure(&host(), &image, None)), first);
 
     let mut bench = Bench::at(bench.dir, 1 << 30);
     assert_eq!(ready(bench.obtain(&image).await), first);
@@ -477,7 +477,7 @@ async fn everybody_who_waits_is_woken() {
     let image = image_of(server.url("/a"), sha256(b"image"));
     let hosts = ["a", "b", "c"].map(|name| Key::new("racks", name));
     for host in &hosts {
-        assert!(matches!(bench.cache.ensure(host, &image), ImageState::Fetching { .. }));
+        assert!(matches!(bench.cache.ensure(host, &image, None), ImageState::Fetching { .. }));
     }
     let mut woken = Vec::new();
     for _ in &hosts {

@@ -62,6 +62,8 @@ pub enum Consumer {
 pub struct Desired {
     /// The image.
     pub image: Image,
+    /// Secret with the credentials of the image's registry.
+    pub pull_secret: Option<Key>,
     /// Which disk.
     pub hints: Option<RootDeviceHints>,
     /// User data: Secret and the keys under which it may stand.
@@ -191,6 +193,7 @@ fn machine_desire(
         facts.insert("machine_name".to_owned(), owner.metadata.name.clone().unwrap_or_default());
     }
     Ok(Desired {
+        pull_secret: pull_secret(&image, &key.namespace),
         image,
         hints: machine.spec.root_device_hints.clone().or_else(|| host.spec.root_device_hints.clone()),
         user_data: Some(SecretSource { secret: secret(&data), keys: &["value"] }),
@@ -211,6 +214,7 @@ fn own_desire(host: &BareMetalHost) -> Option<Desired> {
     let namespace = host.metadata.namespace.clone().unwrap_or_default();
     let uid = host.metadata.uid.clone().unwrap_or_default();
     Some(Desired {
+        pull_secret: pull_secret(&image, &namespace),
         image,
         hints: host.spec.root_device_hints.clone(),
         user_data: source(host.spec.user_data.as_ref(), &namespace, &["value", "userData"]),
@@ -225,6 +229,12 @@ fn own_desire(host: &BareMetalHost) -> Option<Desired> {
 fn source(name: Option<&SecretName>, namespace: &str, keys: &'static [&'static str]) -> Option<SecretSource> {
     let name = name.filter(|secret| !secret.name.is_empty())?;
     Some(SecretSource { secret: Key::new(namespace, name.name.clone()), keys })
+}
+
+/// The Secret that an image names, in the namespace of the object that has the image.
+fn pull_secret(image: &Image, namespace: &str) -> Option<Key> {
+    let name = image.oci_auth_secret_name.as_deref().filter(|name| !name.is_empty())?;
+    Some(Key::new(namespace, name))
 }
 
 fn known_facts(host: &BareMetalHost, instance_id: &str) -> BTreeMap<String, String> {

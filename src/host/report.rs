@@ -74,6 +74,7 @@ pub fn status(o: &Observation<'_>, plan: &Plan) -> BareMetalHostStatus {
         checksum: i.digest.split_once(':').map(|(_, hex)| hex.to_owned()),
         checksum_type: i.digest.split_once(':').map(|(kind, _)| kind.to_owned()),
         disk_format: None,
+        oci_auth_secret_name: None,
     });
     new.provisioning.root_device_hints = o.host.spec.root_device_hints.clone();
     let power = o.bmc.power_state();

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use ferric::{
     deploy::{
         AgentServer, AgentView, Hub, ImageCache, ImageState, Leadership, Limits, ProviderKeys, ReadyImage,
-        RegisterError, Registrar,
+        RegisterError, Registrar, images::NoPullSecrets,
     },
     key::Key,
     telemetry::metrics::{Metrics, RefusalLabel},
@@ -138,7 +138,8 @@ impl Provider {
         };
         let listener = tokio::time::timeout(PATIENCE, bind(self.address)).await.unwrap();
         let (wake, woken) = mpsc::unbounded_channel();
-        let images = ImageCache::open(self.dir.path(), 1 << 30, 2, wake.clone()).unwrap();
+        let images =
+            ImageCache::open(self.dir.path(), 1 << 30, 2, wake.clone(), Arc::new(NoPullSecrets)).unwrap();
         let hub = Hub::new(wake);
         let metrics = Arc::new(Metrics::new());
         let (leader, leading) = watch::channel(Leadership::Leader);
@@ -213,7 +214,7 @@ impl Running {
 
     pub async fn image(&mut self, host: &Key, image: &Image) -> ReadyImage {
         let images = self.images.clone();
-        let look = |_: &Hub| match images.ensure(host, image) {
+        let look = |_: &Hub| match images.ensure(host, image, None) {
             ImageState::Ready(ready) => Some(ready),
             ImageState::Fetching { .. } => None,
             failed @ ImageState::Failed { .. } => panic!("{failed:?}"),

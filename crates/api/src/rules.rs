@@ -329,6 +329,17 @@ pub(crate) fn image_format_not_raw() -> Rule {
     .field_path(".format")
 }
 
+/// Only registries are given credentials.
+pub(crate) fn auth_secret_of_artifact() -> Rule {
+    rule(
+        "!has(self.ociAuthSecretName) || self.ociAuthSecretName == '' || !has(self.url) || self.url == '' || \
+         self.url.startsWith('oci://')",
+        "image.ociAuthSecretName holds the credentials of a registry, and image.url names none: give an oci:// URL, or \
+         remove ociAuthSecretName",
+    )
+    .field_path(".ociAuthSecretName")
+}
+
 // --- root device hints -------------------------------------------------------------------------------------------
 
 /// A device node.

@@ -26,6 +26,8 @@ pub enum Module {
     ClusterApi,
     /// `go/fakekubelet`, whose source is in this crate.
     FakeKubelet,
+    /// `go/registry`
+    Registry,
 }
 
 impl Module {
@@ -36,6 +38,7 @@ impl Module {
             Self::Kubernetes => "kubernetes",
             Self::ClusterApi => "cluster-api",
             Self::FakeKubelet => "fakekubelet",
+            Self::Registry => "registry",
         }
     }
 
@@ -50,7 +53,7 @@ impl Module {
     /// Variables set at link time: what the programs answer when asked for their version.
     fn variables(self) -> &'static str {
         match self {
-            Self::Etcd | Self::FakeKubelet => "",
+            Self::Etcd | Self::FakeKubelet | Self::Registry => "",
             Self::Kubernetes => concat!(
                 "-X k8s.io/component-base/version.gitVersion=v1.36.3 ",
                 "-X k8s.io/component-base/version.gitMajor=1 ",
@@ -95,11 +98,13 @@ pub enum Binary {
     KubeScheduler,
     /// The port-forward end of a kubelet, without the kubelet.
     FakeKubelet,
+    /// The registry of the distribution project, for OCI artifacts.
+    Registry,
 }
 
 impl Binary {
     /// Every program, in the order in which building them makes most use of the compiler's cache.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Etcd,
         Self::KubeApiserver,
         Self::Kubectl,
@@ -112,6 +117,7 @@ impl Binary {
         Self::Kubelet,
         Self::KubeScheduler,
         Self::FakeKubelet,
+        Self::Registry,
     ];
 
     /// The file's name.
@@ -134,7 +140,7 @@ impl Binary {
     }
 
     fn facts(self) -> (&'static str, Module, &'static str, u64) {
-        use Module::{ClusterApi, Etcd, FakeKubelet, Kubernetes};
+        use Module::{ClusterApi, Etcd, FakeKubelet, Kubernetes, Registry};
         match self {
             Self::Etcd => ("etcd", Etcd, "go.etcd.io/etcd/server/v3", 70),
             Self::KubeApiserver => {
@@ -156,6 +162,9 @@ impl Binary {
             Self::Kubelet => ("kubelet", Kubernetes, "k8s.io/kubernetes/cmd/kubelet", 30),
             Self::KubeScheduler => ("kube-scheduler", Kubernetes, "k8s.io/kubernetes/cmd/kube-scheduler", 10),
             Self::FakeKubelet => ("fakekubelet", FakeKubelet, ".", 30),
+            Self::Registry => {
+                ("registry", Registry, "github.com/distribution/distribution/v3/cmd/registry", 110)
+            }
         }
     }
 }

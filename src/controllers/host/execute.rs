@@ -188,7 +188,7 @@ async fn after_write(
         RecordWrite::ClearRetry => {
             context.with(key, |r| r.bmc.failure = None);
             if let Some(desired) = context.consumer(host).desired() {
-                context.images.retry_now(&desired.image);
+                context.images.retry_now(&desired.image, desired.pull_secret.as_ref());
             }
         }
         _ => {}

@@ -9,6 +9,7 @@ mod context;
 mod execute;
 mod hardware;
 mod jobs;
+mod pull_secrets;
 mod registrar;
 mod slots;
 mod tasks;
@@ -29,6 +30,7 @@ use tracing::{debug, warn};
 
 pub use boots::HostBoots;
 pub use context::{BootSettings, HostContext, HostParts};
+pub use pull_secrets::KubePullSecrets;
 pub use registrar::HostRegistrar;
 pub use slots::BootSlots;
 
@@ -167,7 +169,8 @@ fn observe(host: &BareMetalHost, key: &Key, context: &HostContext) -> (Plan, Bmc
         r.identity.is_some() && r.image.as_ref().is_none_or(|i| i.write_finished_at.is_none())
     });
     let wanted = consumer.desired().filter(|_| unwritten && context.senior_twin(key).is_none());
-    let image = wanted.map(|desired| context.images.ensure(key, &desired.image));
+    let image =
+        wanted.map(|desired| context.images.ensure(key, &desired.image, desired.pull_secret.as_ref()));
     let memory = context.with(key, |r| {
         r.bmc.use_address(&address);
         r.bmc.see_image(image.as_ref());

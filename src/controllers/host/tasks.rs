@@ -62,7 +62,8 @@ async fn deploy(
     let Some(desired) = consumer.desired() else {
         return Ok(Err(("NoImage", "nothing is to be written any more".to_owned())));
     };
-    let ImageState::Ready(image) = context.images.ensure(key, &desired.image) else {
+    let ImageState::Ready(image) = context.images.ensure(key, &desired.image, desired.pull_secret.as_ref())
+    else {
         return Ok(Err(("ImageNotReady", "the image is not in the cache any more".to_owned())));
     };
     // Bootstrap data has an owner with which it moves.

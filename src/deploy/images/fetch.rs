@@ -20,7 +20,7 @@ use tokio::{
 };
 use url::Url;
 
-use super::{ledger::Full, request::shown};
+use super::{ledger::Full, oci::Artifact, pull_secret::Login, request::shown};
 
 /// Time to connect.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -207,6 +207,22 @@ impl<'a> Sink<'a> {
 pub(super) struct Place {
     pub(super) url: Url,
     pub(super) authorization: Option<header::HeaderValue>,
+    /// How the right is had anew when it ends before the file does: the tokens of registries live for minutes.
+    pub(super) renewal: Option<Renewal>,
+}
+
+/// The artifact that a file is of, and who asks for it.
+#[derive(Debug, Clone)]
+pub(super) struct Renewal {
+    pub(super) artifact: Artifact,
+    pub(super) login: Option<Login>,
+}
+
+impl Renewal {
+    async fn authorization(&self, clients: &Clients) -> Result<Option<header::HeaderValue>, String> {
+        let blob = self.artifact.resolve(clients, self.login.as_ref()).await;
+        blob.map(|blob| blob.authorization).map_err(|failure| failure.message)
+    }
 }
 
 /// Downloads a file to `path` and checks it. `room` is asked for the room that is needed in all.
@@ -219,14 +235,17 @@ pub(super) async fn download(
     room: impl Fn(u64) -> Result<(), Full>,
 ) -> Result<u64, FetchError> {
     let url = &place.url;
+    let mut authorization = place.authorization.clone();
     let unreachable = |message| FetchError::Unreachable { url: shown(url), message };
     let mut sink = Sink::create(path, expected.algorithm(), progress).await?;
     let until = Instant::now() + WHOLE;
     let mut version = None;
     let mut idle_attempts = 0;
+    let mut renewed_at = None;
     loop {
         let before = sink.done;
-        match attempt(clients, place, &mut sink, &mut version, &room, until).await {
+        let right = authorization.as_ref();
+        match attempt(clients, url, right, &mut sink, &mut version, &room, until).await {
             Ok(()) => break,
             Err(Broken::Fatal(error)) => return Err(error),
             Err(Broken::Again(message)) => {
@@ -239,6 +258,16 @@ pub(super) async fn download(
                     return Err(unreachable(format!("not done within {} s", WHOLE.as_secs())));
                 }
                 sleep(PAUSE * 2u32.pow(idle_attempts - 1)).await;
+            }
+            Err(Broken::Unauthorized(status)) => {
+                // Once for as far as the file is: a right that is none does not become one by asking again and again.
+                let renewal = place.renewal.as_ref().filter(|_| renewed_at != Some(sink.done));
+                renewed_at = Some(sink.done);
+                let Some(renewal) = renewal else {
+                    return Err(unreachable(format!("the server answers {status}")));
+                };
+                tracing::debug!(url = shown(url), done = sink.done, "the right to an image is had anew");
+                authorization = renewal.authorization(clients).await.map_err(unreachable)?;
             }
         }
     }
@@ -253,6 +282,8 @@ pub(super) async fn download(
 enum Broken {
     /// Another one may succeed, from where this one ended.
     Again(String),
+    /// The right to the file ended, or was none.
+    Unauthorized(StatusCode),
     Fatal(FetchError),
 }
 
@@ -265,14 +296,17 @@ impl<E: Into<FetchError>> From<E> for Broken {
 /// One request: the rest of the file, or all of it if the server cannot give the rest or has another version by now.
 async fn attempt(
     clients: &Clients,
-    Place { url, authorization }: &Place,
+    url: &Url,
+    authorization: Option<&header::HeaderValue>,
     sink: &mut Sink<'_>,
     version: &mut Option<header::HeaderValue>,
     room: &impl Fn(u64) -> Result<(), Full>,
     until: Instant,
 ) -> Result<(), Broken> {
     let again = |message: String| Broken::Again(message);
-    let mut request = clients.images.get(url.clone()).header(header::ACCEPT_ENCODING, "identity");
+    // What is asked for with a right is not followed into plain text.
+    let client = if authorization.is_some() { &clients.lists } else { &clients.images };
+    let mut request = client.get(url.clone()).header(header::ACCEPT_ENCODING, "identity");
     if let Some(authorization) = authorization {
         // Not passed on by a redirect to another server.
         request = request.header(header::AUTHORIZATION, authorization.clone());
@@ -291,6 +325,7 @@ async fn attempt(
     match status {
         StatusCode::PARTIAL_CONTENT if starts_at(&response) == Some(sink.done) => {}
         StatusCode::OK => sink.start_over().await?,
+        StatusCode::UNAUTHORIZED => return Err(Broken::Unauthorized(status)),
         StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE if sink.done > 0 => {
             sink.start_over().await?;
             return Err(again(format!("the server could not resume: {status}")));

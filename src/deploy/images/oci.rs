@@ -1,7 +1,8 @@
 //! Images that are OCI artifacts: `oci://registry/repository@sha256:…`. The digest in the reference is of the manifest, the
 //! manifest names the one layer that is the image by digest and size; so no checksum is needed beside it.
 //!
-//! Registries are asked as anybody may ask: without a name, or with the token that they give to everybody.
+//! Registries are asked as anybody may ask: without a name, or with the token that they give to everybody; where a pull
+//! Secret is named, its name and password are given to the registry, or to the token service that the registry names.
 
 use ferric_image::{Checksum, ChecksumAlgorithm};
 use http::{HeaderValue, StatusCode, header};
@@ -13,6 +14,7 @@ use url::Url;
 use super::{
     failure::Failure,
     fetch::{Clients, FetchError, bounded},
+    pull_secret::Login,
     request::{Hope, INVALID, Refusal, shown},
 };
 
@@ -77,12 +79,7 @@ impl Artifact {
         }
         let https = Url::parse(&format!("https://{registry}/")).ok()?;
         // As every client of registries does it: what runs on this machine has no certificate.
-        let here = match https.host()? {
-            url::Host::Domain(name) => name == "localhost",
-            url::Host::Ipv4(address) => address.is_loopback(),
-            url::Host::Ipv6(address) => address.is_loopback(),
-        };
-        let base = if here { Url::parse(&format!("http://{registry}/")).ok()? } else { https };
+        let base = if is_here(&https) { Url::parse(&format!("http://{registry}/")).ok()? } else { https };
         let plain = base.path() == "/" && base.username().is_empty() && base.password().is_none();
         plain.then_some(Self { base, repository: repository.to_owned(), digest })
     }
@@ -92,29 +89,32 @@ impl Artifact {
         self.base.join(&path).map_err(|e| Failure::soon(INVALID, format!("{path} is not a path: {e}")))
     }
 
+    /// Where the registry's API is.
+    pub(super) fn registry(&self) -> &Url {
+        &self.base
+    }
+
+    /// The repository in the registry.
+    pub(super) fn repository(&self) -> &str {
+        &self.repository
+    }
+
     /// Asks the registry which layer is the image.
-    pub(super) async fn resolve(&self, clients: &Clients) -> Result<Blob, Failure> {
+    pub(super) async fn resolve(&self, clients: &Clients, login: Option<&Login>) -> Result<Blob, Failure> {
         let url = self.url("manifests", &self.digest)?;
         let accept = format!("{MANIFEST}, {DOCKER_MANIFEST}");
         let ask = || clients.lists.get(url.clone()).header(header::ACCEPT, &accept);
         let mut authorization = None;
         let mut response = send(ask(), &url).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
-            let token = self.token(clients, &response).await?;
-            response = send(ask().header(header::AUTHORIZATION, token.clone()), &url).await?;
-            authorization = Some(token);
+            let right = self.right(clients, &response, login).await?;
+            response = send(ask().header(header::AUTHORIZATION, right.clone()), &url).await?;
+            authorization = Some(right);
         }
         match response.status() {
             status if status.is_success() => {}
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-                let message =
-                    format!("{}: the registry answers {status}: it is not for everybody", shown(&url));
-                return Err(Failure {
-                    reason: "ImageUnauthorized",
-                    message,
-                    hope: Hope::Later,
-                    permanent: true,
-                });
+                return Err(unauthorized(&url, &format!("the registry answers {status}"), login));
             }
             status => return Err(unreachable(&url, format!("the registry answers {status}")).into()),
         }
@@ -137,39 +137,82 @@ impl Artifact {
         Ok(Blob { url: self.url("blobs", &checksum)?, authorization, checksum })
     }
 
-    /// Gets the token that the registry's challenge speaks of.
-    async fn token(&self, clients: &Clients, response: &Response) -> Result<HeaderValue, Failure> {
-        let refused = |why: &str| Failure {
-            reason: "ImageUnauthorized",
-            message: format!("{}: {why}", shown(&self.base)),
-            hope: Hope::Later,
-            permanent: true,
-        };
-        let challenge =
-            response.headers().get(header::WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
-        let Some(Challenge { realm, service }) = challenge.and_then(challenge_of) else {
-            return Err(refused("the registry wants a name and does not offer a token to everybody"));
-        };
+    /// What the registry's challenge asks for: a token of its token service, or name and password themselves.
+    async fn right(
+        &self,
+        clients: &Clients,
+        response: &Response,
+        login: Option<&Login>,
+    ) -> Result<HeaderValue, Failure> {
+        let challenges = response.headers().get_all(header::WWW_AUTHENTICATE);
+        let challenges: Vec<&str> = challenges.iter().filter_map(|value| value.to_str().ok()).collect();
+        if let Some(challenge) = challenges.iter().find_map(|text| challenge_of(text)) {
+            return self.token(clients, challenge, login).await;
+        }
+        if !challenges.iter().any(|text| wants_password(text)) {
+            return Err(unauthorized(&self.base, "the registry does not say how it is to be asked", login));
+        }
+        match login {
+            Some(login) => Ok(login.basic()),
+            None => Err(unauthorized(&self.base, "the registry wants a name and a password", login)),
+        }
+    }
+
+    /// Gets the token that the registry's challenge speaks of, as the distribution project's token specification has it.
+    async fn token(
+        &self,
+        clients: &Clients,
+        challenge: Challenge,
+        login: Option<&Login>,
+    ) -> Result<HeaderValue, Failure> {
+        let Challenge { realm, service } = challenge;
+        let refused = |why: &str| unauthorized(&self.base, why, login);
         let mut url = Url::parse(&realm).map_err(|_| refused("the registry's token service has no URL"))?;
-        // A token for a registry that is asked by https is not fetched in plain text.
-        if url.scheme() != "https" && url.scheme() != self.base.scheme() {
+        // A token for a registry that is asked by https is not fetched in plain text, and a password is never sent so.
+        let plain =
+            url.scheme() == "http" && self.base.scheme() == "http" && (login.is_none() || is_here(&url));
+        if url.scheme() != "https" && !plain {
             return Err(refused("the registry's token service is not asked by https"));
         }
         if let Some(service) = service {
             url.query_pairs_mut().append_pair("service", &service);
         }
         url.query_pairs_mut().append_pair("scope", &format!("repository:{}:pull", self.repository));
-        let response = send(clients.lists.get(url.clone()), &url).await?;
+        let mut request = clients.lists.get(url.clone());
+        if let Some(login) = login {
+            request = request.header(header::AUTHORIZATION, login.basic());
+        }
+        let response = send(request, &url).await?;
         match response.status() {
             status if status.is_success() => {}
-            status if status.is_client_error() => {
-                return Err(refused(&format!("the registry's token service answers {status}")));
+            status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+                return Err(unreachable(&url, format!("the token service answers {status}")).into());
             }
-            status => return Err(unreachable(&url, format!("the token service answers {status}")).into()),
+            status => return Err(refused(&format!("the registry's token service answers {status}"))),
         }
         let answer = bounded(response, MAX_TOKEN).await.map_err(|message| unreachable(&url, message))?;
         token_of(&answer).ok_or_else(|| refused("the registry's token service gives no token"))
     }
+}
+
+/// Whether a URL is of this machine.
+fn is_here(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// The registry does not give the image away like this.
+fn unauthorized(url: &Url, why: &str, login: Option<&Login>) -> Failure {
+    let remedy = match login {
+        Some(login) => format!("mend name and password of Secret {}", login.secret),
+        None => "name a Secret with its credentials in image.ociAuthSecretName".to_owned(),
+    };
+    let message = format!("{}: {why}: {remedy}", shown(url));
+    Failure { reason: "ImageUnauthorized", message, hope: Hope::Later, permanent: true }
 }
 
 async fn send(request: RequestBuilder, url: &Url) -> Result<Response, FetchError> {
@@ -184,6 +227,11 @@ fn unreachable(url: &Url, message: String) -> FetchError {
 struct Challenge {
     realm: String,
     service: Option<String>,
+}
+
+/// Whether a challenge asks for name and password (RFC 7617).
+fn wants_password(text: &str) -> bool {
+    text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("basic"))
 }
 
 /// Reads `Bearer realm="…",service="…",scope="…"`.

@@ -8,6 +8,7 @@ use ferric_protocol::v1::Compression;
 use url::Url;
 
 use super::oci::Artifact;
+use crate::key::Key;
 
 /// Where the checksum comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -17,7 +18,12 @@ pub(super) enum Expected {
     /// It stands in a list on a server.
     Listed { url: Url, algorithm: Option<ChecksumAlgorithm> },
     /// It stands in the manifest of an OCI artifact, and what the spec says beside that must be the same.
-    Manifest { artifact: Artifact, said: Option<Checksum> },
+    Manifest {
+        artifact: Artifact,
+        said: Option<Checksum>,
+        /// The Secret with the registry's credentials.
+        secret: Option<Key>,
+    },
 }
 
 /// What the file is.
@@ -49,9 +55,9 @@ fn refuse<T>(reason: &'static str, message: impl Into<String>) -> Result<T, Refu
 }
 
 impl ImageRequest {
-    /// Reads the spec.
-    pub(super) fn of(image: &Image) -> Result<Self, Refusal> {
-        let Image { url, checksum, checksum_type, disk_format: _ } = image;
+    /// Reads the spec. `secret` is the Secret that `ociAuthSecretName` means.
+    pub(super) fn of(image: &Image, secret: Option<&Key>) -> Result<Self, Refusal> {
+        let Image { url, checksum, checksum_type, disk_format: _, oci_auth_secret_name: _ } = image;
         let kind = match image.effective_format() {
             ImageFormat::Raw => Kind::Raw,
             ImageFormat::Qcow2 => Kind::Qcow2,
@@ -67,7 +73,7 @@ impl ImageRequest {
             }
         };
         if let Some(artifact) = Artifact::parse(url) {
-            return Self::of_artifact(image, kind, artifact?);
+            return Self::of_artifact(image, kind, artifact?, secret);
         }
         let Some(url) = http_url(url) else {
             return refuse(INVALID, "the image's URL must begin with http://, https:// or oci://");
@@ -99,7 +105,12 @@ impl ImageRequest {
         Ok(Self { url, kind, expected })
     }
 
-    fn of_artifact(image: &Image, kind: Kind, artifact: Artifact) -> Result<Self, Refusal> {
+    fn of_artifact(
+        image: &Image,
+        kind: Kind,
+        artifact: Artifact,
+        secret: Option<&Key>,
+    ) -> Result<Self, Refusal> {
         let Ok(url) = Url::parse(&image.url) else {
             return refuse(INVALID, "the image's URL cannot be read");
         };
@@ -114,7 +125,8 @@ impl ImageRequest {
                 return refuse(CHECKSUM, message);
             }
         };
-        Ok(Self { url, kind, expected: Expected::Manifest { artifact, said } })
+        let expected = Expected::Manifest { artifact, said, secret: secret.cloned() };
+        Ok(Self { url, kind, expected })
     }
 
     /// Name of the file, by which a list of checksums knows it.
@@ -208,10 +220,10 @@ mod tests {
     #[test]
     fn a_checksum_is_hex_or_the_url_of_a_list() {
         let hex = "ab".repeat(32);
-        let known = ImageRequest::of(&image("http://x/d/a.raw.zst", &hex)).unwrap();
+        let known = ImageRequest::of(&image("http://x/d/a.raw.zst", &hex), None).unwrap();
         assert_eq!(known.expected, Expected::Known(Checksum::parse(&hex, None).unwrap()));
         assert_eq!(known.file_name(), "a.raw.zst");
-        let listed = ImageRequest::of(&image("https://x/a", "https://x/SHA256SUMS")).unwrap();
+        let listed = ImageRequest::of(&image("https://x/a", "https://x/SHA256SUMS"), None).unwrap();
         assert!(matches!(listed.expected, Expected::Listed { algorithm: None, .. }));
     }
 
@@ -236,7 +248,7 @@ mod tests {
             (none, CHECKSUM, "no checksum"),
         ];
         for (image, reason, part) in table {
-            let refusal = ImageRequest::of(&image).unwrap_err();
+            let refusal = ImageRequest::of(&image, None).unwrap_err();
             assert_eq!(refusal.reason, reason, "{refusal:?}");
             assert!(refusal.message.contains(part), "{refusal:?}");
         }
@@ -261,7 +273,7 @@ mod tests {
     #[test]
     fn the_kind_is_what_the_format_or_the_suffix_says() {
         let hex = "ab".repeat(32);
-        let kind = |image: &Image| ImageRequest::of(image).unwrap().kind;
+        let kind = |image: &Image| ImageRequest::of(image, None).unwrap().kind;
         assert_eq!(kind(&image("http://x/a.img.xz", &hex)), Kind::Raw);
         assert_eq!(kind(&image("http://x/a.qcow2", &hex)), Kind::Qcow2);
         assert_eq!(kind(&image("http://x/a.qcow2.zst?x=1", &hex)), Kind::Qcow2);

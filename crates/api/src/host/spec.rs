@@ -202,6 +202,7 @@ fn accept_fast(schema: &mut schemars::Schema) {
     validation = rules::checksum_type_fits(),
     validation = rules::image_format_uncompressed(),
     validation = rules::image_format_not_raw(),
+    validation = rules::auth_secret_of_artifact(),
 )]
 pub struct Image {
     /// Where the image is: `http://`, `https://`, or `oci://registry/repository@sha256:…` for an OCI artifact whose only
@@ -228,6 +229,12 @@ pub struct Image {
     /// aside), else `raw`. Formats `vdi`, `vmdk` and `live-iso` are taken but not written: the host says so.
     #[serde(default, rename = "format", skip_serializing_if = "Option::is_none")]
     pub disk_format: Option<ImageFormat>,
+    /// Name of a Secret of type `kubernetes.io/dockerconfigjson`, in the namespace of the object that names it, with the
+    /// credentials of the registry of an `oci://` image. Absent: the registry is asked as anybody may ask.
+    #[serde(default, rename = "ociAuthSecretName", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::secret_name())]
+    pub oci_auth_secret_name: Option<String>,
 }
 
 impl Image {

@@ -133,7 +133,17 @@ impl ImageCache {
         wake: mpsc::UnboundedSender<Key>,
         pull_secrets: Arc<dyn PullSecrets>,
     ) -> io::Result<Self> {
-        let dir = dir.into();
+        Self::open_with(dir.into(), max_bytes, max_parallel_fetches, wake, pull_secrets, Clients::new()?)
+    }
+
+    fn open_with(
+        dir: PathBuf,
+        max_bytes: u64,
+        max_parallel_fetches: usize,
+        wake: mpsc::UnboundedSender<Key>,
+        pull_secrets: Arc<dyn PullSecrets>,
+        clients: Clients,
+    ) -> io::Result<Self> {
         let partial = dir.join(PARTIAL);
         if partial.exists() {
             std::fs::remove_dir_all(&partial)?;
@@ -151,7 +161,7 @@ impl ImageCache {
             inner: Arc::new(Inner {
                 dir,
                 wake,
-                clients: Clients::new()?,
+                clients,
                 pull_secrets,
                 fetches: Semaphore::new(max_parallel_fetches.max(1)),
                 downloads: AtomicU64::new(0),

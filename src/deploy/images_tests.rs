@@ -10,6 +10,9 @@ use tokio::{
 
 use super::*;
 
+#[path = "images/transfer_tests.rs"]
+mod transfer;
+
 /// An image server that can misbehave. It speaks HTTP by hand, so that a broken transfer is really broken.
 struct Server {
     address: std::net::SocketAddr,
@@ -17,11 +20,29 @@ struct Server {
     task: tokio::task::JoinHandle<()>,
 }
 
-type Answer = Arc<dyn Fn(usize, &str, Option<u64>) -> Vec<u8> + Send + Sync>;
+/// What is sent, and whether the connection then stays open.
+type Answer = Arc<dyn Fn(usize, &str, Option<u64>) -> (Vec<u8>, bool) + Send + Sync>;
 
 impl Server {
     /// `answer(n-th request, path, offset that a range asks for)` is everything that is sent before the connection ends.
     async fn start(answer: impl Fn(usize, &str, Option<u64>) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        let answer = move |n, head: &str, offset| answer(n, head.split(' ').nth(1).unwrap(), offset);
+        Self::start_with_heads(answer).await
+    }
+
+    /// The same for who wants to see all that is asked.
+    async fn start_with_heads(
+        answer: impl Fn(usize, &str, Option<u64>) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Self {
+        let answer = move |n, head: &str, offset| (answer(n, head, offset), false);
+        Self::start_stalling(Arc::default(), answer).await
+    }
+
+    /// The same for who wants connections to stay open, silent, until the end.
+    async fn start_stalling(
+        end: Arc<tokio::sync::Notify>,
+        answer: impl Fn(usize, &str, Option<u64>) -> (Vec<u8>, bool) + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (requests, answer): (Arc<Mutex<Vec<String>>>, Answer) = (Arc::default(), Arc::new(answer));
@@ -29,13 +50,20 @@ impl Server {
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let n = count.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(Self::handle(stream, n, Arc::clone(&seen), Arc::clone(&answer)));
+                let (seen, answer, end) = (Arc::clone(&seen), Arc::clone(&answer), Arc::clone(&end));
+                tokio::spawn(Self::handle(stream, n, seen, answer, end));
             }
         });
         Self { address, requests, task }
     }
 
-    async fn handle(stream: TcpStream, n: usize, seen: Arc<Mutex<Vec<String>>>, answer: Answer) {
+    async fn handle(
+        stream: TcpStream,
+        n: usize,
+        seen: Arc<Mutex<Vec<String>>>,
+        answer: Answer,
+        end: Arc<tokio::sync::Notify>,
+    ) {
         let mut stream = BufReader::new(stream);
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
@@ -47,8 +75,11 @@ impl Server {
         let range = head.lines().find_map(|l| l.strip_prefix("range: bytes=")?.strip_suffix('-'));
         let offset = range.map(|r| r.parse().unwrap());
         seen.lock().unwrap().push(format!("{path} {offset:?}"));
-        let bytes = answer(n, &path, offset);
+        let (bytes, stays) = answer(n, &head, offset);
         let _ = stream.write_all(&bytes).await;
+        if stays {
+            end.notified().await;
+        }
         let _ = stream.shutdown().await;
     }
 
@@ -128,6 +159,16 @@ impl Bench {
     fn at(dir: tempfile::TempDir, max_bytes: u64) -> Self {
         let (wake, woken) = mpsc::unbounded_channel();
         let cache = ImageCache::open(dir.path(), max_bytes, 2, wake, Arc::new(NoPullSecrets)).unwrap();
+        Self { dir, cache, woken }
+    }
+
+    /// Waits only so long for a byte.
+    fn with_patience(max_bytes: u64, patience: Duration) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (wake, woken) = mpsc::unbounded_channel();
+        let clients = Clients::with_patience(patience).unwrap();
+        let (path, secrets) = (dir.path().to_owned(), Arc::new(NoPullSecrets));
+        let cache = ImageCache::open_with(path, max_bytes, 2, wake, secrets, clients).unwrap();
         Self { dir, cache, woken }
     }
 

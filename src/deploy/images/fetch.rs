@@ -91,10 +91,16 @@ pub(super) struct Clients {
 }
 
 impl Clients {
+    /// Clients that go through the proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name.
     pub(super) fn new() -> io::Result<Self> {
+        Self::with_patience(READ)
+    }
+
+    /// The same with another time without a byte.
+    pub(super) fn with_patience(read: Duration) -> io::Result<Self> {
         // Fails when the process has one already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Ok(Self { images: client(true)?, lists: client(false)? })
+        Ok(Self { images: client(true, read)?, lists: client(false, read)? })
     }
 
     /// Reads a list of checksums.
@@ -127,7 +133,7 @@ pub(super) async fn bounded(response: Response, most: usize) -> Result<Vec<u8>, 
     Ok(body)
 }
 
-fn client(plain_after_https: bool) -> io::Result<Client> {
+fn client(plain_after_https: bool, read: Duration) -> io::Result<Client> {
     let policy = redirect::Policy::custom(move |attempt| {
         let scheme = attempt.url().scheme();
         let from_https = attempt.previous().last().is_some_and(|u| u.scheme() == "https");
@@ -143,7 +149,7 @@ fn client(plain_after_https: bool) -> io::Result<Client> {
     let builder = Client::builder()
         .user_agent(concat!("ferric/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT)
-        .read_timeout(READ)
+        .read_timeout(read)
         .pool_max_idle_per_host(1)
         .pool_idle_timeout(READ)
         .http1_only()
@@ -158,6 +164,8 @@ struct Sink<'a> {
     algorithm: ChecksumAlgorithm,
     hash: digest::Context,
     done: u64,
+    /// It is of more than one answer of the server.
+    pieced: bool,
     progress: &'a Progress,
 }
 
@@ -169,7 +177,7 @@ impl<'a> Sink<'a> {
     ) -> Result<Self, FetchError> {
         let file = File::create(path).await.map_err(|e| disk(path, e))?;
         let file = BufWriter::with_capacity(BUFFER, file);
-        Ok(Self { file, path, algorithm, hash: hasher(algorithm), done: 0, progress })
+        Ok(Self { file, path, algorithm, hash: hasher(algorithm), done: 0, pieced: false, progress })
     }
 
     async fn write(&mut self, chunk: &[u8]) -> Result<(), FetchError> {
@@ -184,6 +192,7 @@ impl<'a> Sink<'a> {
         self.rewind().await.map_err(|e| disk(self.path, e))?;
         self.hash = hasher(self.algorithm);
         self.done = 0;
+        self.pieced = false;
         self.progress.done.store(0, Ordering::Relaxed);
         Ok(())
     }
@@ -195,10 +204,10 @@ impl<'a> Sink<'a> {
     }
 
     /// The file is on the disk when this returns.
-    async fn finish(mut self) -> Result<(Checksum, u64), FetchError> {
+    async fn finish(&mut self) -> Result<(Checksum, u64), FetchError> {
         self.file.flush().await.map_err(|e| disk(self.path, e))?;
         self.file.get_ref().sync_all().await.map_err(|e| disk(self.path, e))?;
-        Ok((checksum(self.algorithm, self.hash, self.path)?, self.done))
+        Ok((checksum(self.algorithm, self.hash.clone(), self.path)?, self.done))
     }
 }
 
@@ -242,11 +251,25 @@ pub(super) async fn download(
     let mut version = None;
     let mut idle_attempts = 0;
     let mut renewed_at = None;
+    let mut anew = false;
     loop {
         let before = sink.done;
         let right = authorization.as_ref();
         match attempt(clients, url, right, &mut sink, &mut version, &room, until).await {
-            Ok(()) => break,
+            Ok(()) => {
+                let (got, bytes) = sink.finish().await?;
+                if got == *expected {
+                    return Ok(bytes);
+                }
+                if !sink.pieced || anew {
+                    let url = shown(url);
+                    return Err(FetchError::Mismatch { url, expected: expected.clone(), got, bytes });
+                }
+                // Perhaps of two versions, of a server that does not tell them apart.
+                tracing::debug!(url = shown(url), "a resumed image has another checksum, it is fetched anew");
+                anew = true;
+                sink.start_over().await?;
+            }
             Err(Broken::Fatal(error)) => return Err(error),
             Err(Broken::Again(message)) => {
                 idle_attempts = if sink.done > before { 1 } else { idle_attempts + 1 };
@@ -271,11 +294,6 @@ pub(super) async fn download(
             }
         }
     }
-    let (got, bytes) = sink.finish().await?;
-    if got != *expected {
-        return Err(FetchError::Mismatch { url: shown(url), expected: expected.clone(), got, bytes });
-    }
-    Ok(bytes)
 }
 
 /// How an attempt failed.
@@ -322,12 +340,16 @@ async fn attempt(
         false => again(why(e)),
     })?;
     let status = response.status();
+    // RFC 9110 section 8.8.3: only strong tags say that the bytes are the same.
+    let etag = response.headers().get(header::ETAG).filter(|v| !v.as_bytes().starts_with(b"W/")).cloned();
+    let same = version.is_none() || etag.is_none() || *version == etag;
     match status {
-        StatusCode::PARTIAL_CONTENT if starts_at(&response) == Some(sink.done) => {}
+        StatusCode::PARTIAL_CONTENT if same && starts_at(&response) == Some(sink.done) => sink.pieced = true,
         StatusCode::OK => sink.start_over().await?,
         StatusCode::UNAUTHORIZED => return Err(Broken::Unauthorized(status)),
         StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE if sink.done > 0 => {
             sink.start_over().await?;
+            *version = None;
             return Err(again(format!("the server could not resume: {status}")));
         }
         _ if status.is_server_error()
@@ -340,8 +362,7 @@ async fn attempt(
             return Err(Broken::Fatal(FetchError::Unreachable { url: shown(url), message }));
         }
     }
-    let etag = response.headers().get(header::ETAG).filter(|v| !v.as_bytes().starts_with(b"W/"));
-    *version = etag.cloned();
+    *version = etag;
     let total = response.content_length().map(|rest| sink.done.saturating_add(rest));
     sink.progress.total.store(total.unwrap_or(0), Ordering::Relaxed);
     let mut taken = total.unwrap_or(0);

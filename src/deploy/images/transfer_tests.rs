@@ -45,7 +45,11 @@ async fn a_file_that_was_replaced_in_between_is_fetched_anew() {
         assert_eq!(ready(bench.obtain(&image).await).size, 310_000, "{kind}");
         let requests = server.requests();
         let from_the_start = requests.iter().filter(|request| request.ends_with("None")).count();
-        assert_eq!((requests.len(), from_the_start), if kind == "If-Range" { (2, 1) } else { (3, 2) }, "{kind}");
+        assert_eq!(
+            (requests.len(), from_the_start),
+            if kind == "If-Range" { (2, 1) } else { (3, 2) },
+            "{kind}"
+        );
     }
 }
 
@@ -135,7 +139,11 @@ async fn images_are_fetched_through_the_proxy_of_the_environment() {
     // The names do not exist: only the proxy can know them.
     let urls = format!("http://images.invalid/a https://images.invalid/b {}", direct.url("/c"));
     let child = tokio::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "--nocapture", "deploy::images::tests::transfer::images_are_fetched_through_the_proxy_of_the_environment"])
+        .args([
+            "--exact",
+            "--nocapture",
+            "deploy::images::tests::transfer::images_are_fetched_through_the_proxy_of_the_environment",
+        ])
         .env(CHILD, urls)
         .env("HTTP_PROXY", format!("http://us:hunter2@{}", proxy.address))
         .env("HTTPS_PROXY", format!("http://us:hunter2@{}", proxy.address))
@@ -156,9 +164,15 @@ async fn images_are_fetched_through_the_proxy_of_the_environment() {
     assert_eq!(told["/c"], "ready", "{text}");
     assert!(!text.contains("hunter2"), "{text}");
     let heads = heads.lock().unwrap();
-    assert!(heads.iter().any(|head| head.starts_with("GET http://images.invalid/a HTTP/1.1\r\n")), "{heads:?}");
+    assert!(
+        heads.iter().any(|head| head.starts_with("GET http://images.invalid/a HTTP/1.1\r\n")),
+        "{heads:?}"
+    );
     assert!(heads.iter().any(|head| head.starts_with("CONNECT images.invalid:443 ")), "{heads:?}");
-    assert!(heads.iter().all(|head| head.to_ascii_lowercase().contains("proxy-authorization: basic ")), "{heads:?}");
+    assert!(
+        heads.iter().all(|head| head.to_ascii_lowercase().contains("proxy-authorization: basic ")),
+        "{heads:?}"
+    );
     assert_eq!(direct.requests(), ["/c None"]);
     assert_eq!(sha256(&bytes), sha256(b"an image"));
 }

@@ -12,7 +12,7 @@ use e2e::{
 use ferric_api::HardwareData;
 use ferric_api::host::ProvisioningState as State;
 use ferric_image::{FileDevice, read_config_drive};
-use ferric_testbed::stack::{Trouble, disk};
+use ferric_testbed::stack::{ImageServer, Trouble, disk};
 use ferric_testbed::{Stack, wait_until};
 use kube::Api;
 use kube::api::DeleteParams;
@@ -42,6 +42,7 @@ async fn the_life_of_a_host() {
     a_wrong_checksum(&stack).await;
     one_flipped_bit(&stack).await;
     a_restarted_manager_changes_nothing(&mut stack).await;
+    a_qcow2_made_by_qemu_img(&stack).await;
     a_bmc_that_goes_and_comes_back(&stack).await;
     a_password_that_changes(&stack).await;
     letting_go(&stack).await;
@@ -237,6 +238,32 @@ async fn a_restarted_manager_changes_nothing(stack: &mut Stack) {
         let writes: Vec<_> = journal.iter().filter_map(|entry| entry.write()).collect();
         assert!(writes.is_empty(), "{name}: {writes:?}");
     }
+}
+
+/// The same disk as qcow2 with compressed clusters, by another name: what is on the server's disk is the disk.
+async fn a_qcow2_made_by_qemu_img(stack: &Stack) {
+    let path = stack.bed.dir().join("image.qcow2");
+    let mut convert = tokio::process::Command::new("qemu-img");
+    convert.args(["convert", "-c", "-f", "raw", "-O", "qcow2"]).arg(&stack.image.path).arg(&path);
+    match convert.output().await {
+        Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
+        Err(error) => {
+            let text = format!("SKIPPED a_qcow2_made_by_qemu_img: qemu-img: {error}\n");
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
+            return;
+        }
+    }
+    let served = ImageServer::start(&path).await.unwrap();
+    let sha256 = disk::sha256(&path).unwrap();
+    assert_ne!(sha256, stack.image.sha256);
+    // Without a format: the suffix says it.
+    let image = json!({"url": served.url(), "checksum": sha256});
+    patch_host(stack, MUTE, json!({"spec": {"image": image}})).await;
+    let done = wait_for_state(stack, MUTE, State::Provisioned).await;
+    let record = done.spec.record.as_ref().unwrap().image.as_ref().unwrap();
+    assert_eq!(record.digest, format!("sha256:{sha256}"), "the image is known by what the spec says");
+    holds_image(stack, MUTE);
+    assert_eq!(served.requests(), 1);
 }
 
 async fn a_bmc_that_goes_and_comes_back(stack: &Stack) {

@@ -11,6 +11,7 @@ use ferric_api::names::{
     BLOCK_MOVE_ANNOTATION, CLUSTER_NAME_LABEL, DECIDE_ANNOTATION, HOST_FINALIZER, INSPECT_ANNOTATION,
     METAL3_INSPECT_ANNOTATION, RETRY_ANNOTATION,
 };
+use ferric_protocol::v1::DeployResult;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Map, Value};
@@ -48,13 +49,13 @@ pub enum RecordWrite {
     },
     /// The image is on the disk, verified; the agent is still in charge.
     FinishWrite {
-        /// The disk.
-        root_device: String,
+        /// What the agent says of it.
+        written: WrittenDisk,
     },
     /// The host is told to start from the written disk; the agent boot is over.
     StartDisk {
-        /// The disk, when the write is finished by the same change.
-        root_device: Option<String>,
+        /// What the agent says of the disk, when the write is finished by the same change.
+        written: Option<WrittenDisk>,
     },
     /// The disks are clean. `keep_agent`: more is to be done in the same agent boot.
     Cleaned {
@@ -89,6 +90,36 @@ pub enum RecordWrite {
     ClearRetry,
     /// The host object may go.
     RemoveFinalizer,
+}
+
+/// What the record keeps of a finished write.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WrittenDisk {
+    /// The disk.
+    pub root_device: String,
+    /// The boot option that the firmware tries first now.
+    pub boot_entry: Option<String>,
+    /// Why there is none.
+    pub boot_warning: Option<String>,
+}
+
+impl From<&DeployResult> for WrittenDisk {
+    fn from(result: &DeployResult) -> Self {
+        let said = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        Self {
+            root_device: result.root_device.clone(),
+            boot_entry: said(&result.boot_entry),
+            boot_warning: said(&result.boot_warning),
+        }
+    }
+}
+
+impl WrittenDisk {
+    fn note(&self, image: &mut ImageRecord) {
+        let Self { root_device, boot_entry, boot_warning } = self.clone();
+        image.root_device = Some(root_device);
+        (image.boot_entry, image.boot_warning) = (boot_entry, boot_warning);
+    }
 }
 
 impl RecordWrite {
@@ -138,18 +169,18 @@ impl RecordWrite {
                     ..ImageRecord::default()
                 });
             }
-            Self::FinishWrite { root_device } => {
+            Self::FinishWrite { written } => {
                 if let Some(image) = record.image.as_mut() {
                     image.write_finished_at = Some(time());
-                    image.root_device = Some(root_device.clone());
+                    written.note(image);
                 }
                 block_move(&mut host, false);
             }
-            Self::StartDisk { root_device } => {
+            Self::StartDisk { written } => {
                 if let Some(image) = record.image.as_mut() {
-                    if let Some(root_device) = root_device {
+                    if let Some(written) = written {
                         image.write_finished_at = Some(time());
-                        image.root_device = Some(root_device.clone());
+                        written.note(image);
                     }
                     image.booted_at = Some(time());
                 }

@@ -144,7 +144,8 @@ pub fn status(o: &Observation<'_>, plan: &Plan) -> BareMetalHostStatus {
         (state, None) => set(types::AVAILABLE, ConditionStatus::False, state_reason(state), ""),
     }
     let provisioned = matches!(plan.state, State::Provisioned | State::ExternallyProvisioned);
-    set(types::PROVISIONED, provisioned.into(), state_reason(plan.state), "");
+    let boot_warning = record.and_then(|r| r.image.as_ref()?.boot_warning.as_deref()).filter(|_| provisioned);
+    set(types::PROVISIONED, provisioned.into(), state_reason(plan.state), boot_warning.unwrap_or_default());
     match &plan.error {
         None => set(types::HEALTHY, ConditionStatus::True, "NoError", ""),
         Some(error) => set(types::HEALTHY, ConditionStatus::False, &error.reason, &error.message),

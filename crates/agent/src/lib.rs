@@ -12,10 +12,12 @@
 //! images and resumes; `connection` dials.
 
 mod backoff;
+pub mod boot_entry;
 mod connection;
 mod download;
 pub mod hints;
 mod ledger;
+pub mod load_option;
 mod options;
 pub mod plan;
 mod platform;
@@ -23,6 +25,7 @@ mod run;
 mod session;
 mod worker;
 
+pub use boot_entry::FirmwareVariables;
 pub use options::AgentOptions;
 pub use platform::Platform;
 pub use run::{AgentError, Exit, run};

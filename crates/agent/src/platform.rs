@@ -5,6 +5,8 @@ use std::io;
 use ferric_image::BlockDevice;
 use ferric_protocol::v1::Inventory;
 
+use crate::FirmwareVariables;
+
 /// One machine. All methods may block: they are called where that does no harm.
 ///
 /// Power is not here: [`run`](crate::run()) ends with an [`Exit`](crate::Exit), and whoever called it does what that says.
@@ -14,6 +16,11 @@ pub trait Platform: Send + Sync + 'static {
 
     /// Opens a disk by the name that it has in the inventory, for this process alone.
     fn open_disk(&self, name: &str) -> io::Result<Box<dyn BlockDevice>>;
+
+    /// The firmware's variables; `None` where the machine was not started by UEFI, or nothing is to be changed in them.
+    fn firmware_variables(&self) -> Option<Box<dyn FirmwareVariables>> {
+        None
+    }
 
     /// Sets the machine's clock (seconds since 1970). TLS does not depend on it.
     fn set_clock(&self, _unix_seconds: u64) -> io::Result<()> {

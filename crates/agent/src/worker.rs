@@ -8,7 +8,7 @@ use std::{
 };
 
 use ferric_image::{
-    BlockDevice, GptError, ImageError, Progress, Stage, Throttle, Written, fit_partition_table, wipe,
+    Arch, BlockDevice, GptError, ImageError, Progress, Stage, Throttle, Written, fit_partition_table, wipe,
     write_image,
 };
 use ferric_protocol::{
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     AgentOptions, Platform,
+    boot_entry::{self, BootEntry},
     download::{self, Download, ImageReader},
     ledger::Ledger,
     plan::{self, CleanPlan, DeployPlan},
@@ -271,8 +272,10 @@ impl Worker {
             }
         };
         let (done, ()) = tokio::join!(blocking(move || job.run(reader)), feeding);
-        let (disk, written) = done?;
+        let (disk, written, boot) = done?;
         Ok(DeployResult {
+            boot_entry: boot.entry,
+            boot_warning: boot.warning,
             root_device: disk.name,
             root_serial: disk.serial_number,
             bytes_read: written.bytes_read,
@@ -354,7 +357,7 @@ struct DeployJob {
 }
 
 impl DeployJob {
-    fn run(mut self, mut image: ImageReader) -> Result<(Disk, Written), TaskError> {
+    fn run(mut self, mut image: ImageReader) -> Result<(Disk, Written, BootEntry), TaskError> {
         let DeployPlan { disk, url: _, write, ca_pem: _, config_drive } = self.plan;
         let mut device = open(&*self.platform, &disk)?;
         let written =
@@ -375,7 +378,12 @@ impl DeployJob {
             let _ = device.write_zeroes(0, head).and_then(|()| device.sync());
             return Err(error);
         }
-        Ok((disk, written))
+        let boot = match (self.platform.firmware_variables(), Arch::own()) {
+            (Some(firmware), Some(arch)) => boot_entry::set(&*firmware, &mut *device, arch)
+                .map_err(|message| plan::error(TaskErrorCode::NoBootLoader, message))?,
+            _ => BootEntry::default(),
+        };
+        Ok((disk, written, boot))
     }
 }
 

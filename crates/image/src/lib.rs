@@ -9,6 +9,7 @@
 //! - [`qcow2`]: reads qcow2 images.
 //! - [`extents`]: what an image that cannot be streamed becomes, for the way from the provider to the agent.
 //! - [`gpt`]: the partition table: strict reading, moving the backup to the disk's end, adding a partition.
+//! - [`esp`]: the boot loaders on the EFI system partition.
 //! - [`config_drive`]: the NoCloud or config-2 partition at the end of a written disk, and its reader.
 //! - [`mod@wipe`]: metadata and full cleaning with evidence.
 //! - [`test_image`]: small real images for the demo and the tests.
@@ -16,6 +17,7 @@
 pub mod checksum;
 pub mod config_drive;
 mod device;
+pub mod esp;
 pub mod extents;
 pub mod gpt;
 pub mod pipeline;
@@ -32,6 +34,7 @@ pub use device::{
     BlockDevice, BlockStore, CountingDevice, DeviceCounts, DirectDisk, Faults, FaultyDevice, FileDevice,
     MemDevice, Region,
 };
+pub use esp::{Arch, Esp, EspError};
 pub use gpt::{GptError, Partition, PartitionTable, check_bootable};
 pub use pipeline::{
     Compression, ImageError, Progress, Stage, Throttle, Unpacker, WriteOptions, Written, write_image,

@@ -7,6 +7,7 @@ use super::{SHORT, act, after, fresh_power, record, until, wait};
 use crate::deploy::hub::{AgentView, TaskOutcome, TaskState};
 use crate::host::consumer::cleaning_mode;
 use crate::host::memory::BootSet;
+use crate::host::record::WrittenDisk;
 use crate::host::{Action, Job, Observation, Plan, RecordWrite, Wait};
 
 /// The connected agent if it is the one that the record allows to act; otherwise the plan that gets it there.
@@ -104,7 +105,7 @@ pub(super) fn finished_while_paused(o: &Observation<'_>) -> Option<RecordWrite> 
             .image
             .as_ref()
             .is_some_and(|image| image.write_finished_at.is_none())
-            .then(|| RecordWrite::FinishWrite { root_device: result.root_device.clone() }),
+            .then(|| RecordWrite::FinishWrite { written: WrittenDisk::from(result) }),
         TaskState::Succeeded(TaskOutcome::Clean(_)) if about(id, "clean") => record
             .cleaned
             .is_none()

@@ -15,6 +15,7 @@ use crate::deploy::images::ImageState;
 use crate::host::backoff::spread;
 use crate::host::consumer::cleaning_mode;
 use crate::host::memory::BootSet;
+use crate::host::record::WrittenDisk;
 use crate::host::{Action, AgentTask, Consumer, Job, Observation, Plan, RecordWrite, Step, Wait};
 
 /// The BMC answered for the first time.
@@ -154,6 +155,7 @@ fn failure_reason(code: TaskErrorCode) -> &'static str {
         TaskErrorCode::DiskFailed => "DiskFailed",
         TaskErrorCode::VerifyFailed => "ReadBackMismatch",
         TaskErrorCode::ConfigDriveFailed => "ConfigDriveFailed",
+        TaskErrorCode::NoBootLoader => "NoBootLoader",
         TaskErrorCode::Cancelled => "TaskCancelled",
         TaskErrorCode::Unspecified
         | TaskErrorCode::InvalidTask
@@ -210,20 +212,20 @@ pub(super) fn provision(o: &Observation<'_>) -> Plan {
     match view.tasks.get(&id) {
         None => act(state, Action::Task(AgentTask::Deploy { id })),
         Some(TaskState::Succeeded(TaskOutcome::Deploy(result))) => {
-            start_disk(o, Some(result.root_device.clone()))
+            start_disk(o, Some(WrittenDisk::from(result)))
         }
         Some(other) => task(state, "writing the image", other),
     }
 }
 
 /// The write is verified: the disk is made the boot source again *before* the record says that the host was started.
-fn start_disk(o: &Observation<'_>, root_device: Option<String>) -> Plan {
+fn start_disk(o: &Observation<'_>, written: Option<WrittenDisk>) -> Plan {
     let state = State::Provisioning;
     if o.bmc.boot != Some(BootSet::Disk) {
         return act(state, Action::Job { job: Job::BootDisk, guarded: false });
     }
     let agent_runs = o.agent.is_some();
-    if root_device.is_none() && !agent_runs {
+    if written.is_none() && !agent_runs {
         // The agent is gone (moved, or lost since): nothing but a restart of the server starts the disk.
         match fresh_power(o) {
             None => return read_power(state),
@@ -233,7 +235,7 @@ fn start_disk(o: &Observation<'_>, root_device: Option<String>) -> Plan {
             }
         }
     }
-    act(state, Action::Write { write: RecordWrite::StartDisk { root_device }, guarded: false })
+    act(state, Action::Write { write: RecordWrite::StartDisk { written }, guarded: false })
 }
 
 /// The image is on the disk and the host was told to start from it.

@@ -6,10 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ferric_agent::FirmwareVariables;
 use ferric_image::{BlockDevice, DirectDisk};
 use ferric_protocol::v1::{BootMode, Cpu, Disk, DiskType, Inventory, Nic};
 
-use super::{dmi, gpu, smbios, sysfs};
+use super::{dmi, efivars::EfiVariables, gpu, smbios, sysfs};
 
 /// `/sys/block/*/size` counts in these, whatever the disk's block size (Documentation/ABI/stable/sysfs-block).
 const SECTOR: u64 = 512;
@@ -29,6 +30,10 @@ impl ferric_agent::Platform for Machine {
 
     fn open_disk(&self, name: &str) -> io::Result<Box<dyn BlockDevice>> {
         Ok(Box::new(DirectDisk::open(name)?))
+    }
+
+    fn firmware_variables(&self) -> Option<Box<dyn FirmwareVariables>> {
+        Some(Box::new(EfiVariables::below(Path::new("/sys"))?))
     }
 
     fn set_clock(&self, unix_seconds: u64) -> io::Result<()> {

@@ -4,6 +4,7 @@
 mod console;
 mod dhcp;
 mod dmi;
+mod efivars;
 mod gpu;
 mod hardware;
 pub(crate) mod init;

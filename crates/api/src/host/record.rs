@@ -86,6 +86,12 @@ pub struct ImageRecord {
     /// The disk that was written, as the agent names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root_device: Option<String>,
+    /// The boot option that the server's UEFI firmware tries first, as the agent made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_entry: Option<String>,
+    /// Why the agent made no boot option, though the firmware finds the boot loader by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_warning: Option<String>,
 }
 
 /// The agent boot that may act on the host. A boot token names host and boot number; it is spent when a key registers.

@@ -10,6 +10,8 @@ const MAX_FACT: usize = 256;
 const MAX_TASK_ID: usize = 253;
 /// Most disks or NICs of one machine.
 const MAX_DEVICES: usize = 1024;
+/// Most methods that one disk was tried to be cleaned by.
+const MAX_ATTEMPTS: usize = 32;
 /// Most CPU flags, or addresses of one NIC.
 const MAX_WORDS: usize = 1024;
 
@@ -79,7 +81,13 @@ pub(super) fn inventory(mut inventory: Inventory) -> Result<Inventory, TooMany> 
 pub(super) fn cleaning(mut result: CleanResult) -> Result<CleanResult, TooMany> {
     at_most("cleaned disks", result.disks.len(), MAX_DEVICES)?;
     for disk in &mut result.disks {
-        [&mut disk.device, &mut disk.serial, &mut disk.method].into_iter().for_each(fact);
+        at_most("attempts of cleaning one disk", disk.attempts.len(), MAX_ATTEMPTS)?;
+        let methods = disk.attempts.iter_mut().map(|attempt| &mut attempt.method);
+        [&mut disk.device, &mut disk.serial, &mut disk.method].into_iter().chain(methods).for_each(fact);
+        let reasons = disk.attempts.iter_mut().map(|attempt| &mut attempt.reason);
+        for text in [&mut disk.did, &mut disk.verification].into_iter().chain(reasons) {
+            *text = message(std::mem::take(text));
+        }
     }
     Ok(result)
 }

@@ -96,6 +96,22 @@ pub fn cleaning_mode(host: &BareMetalHost) -> CleaningMode {
     image.and_then(|image| image.cleaning_mode).or(host.spec.automated_cleaning_mode).unwrap_or_default()
 }
 
+/// Which disk is the root disk to a cleaning: the one that an image was, or may have been, written to; before that, the
+/// one that the hints of the consumer or the host name. `None`: the one that is written without hints.
+pub fn cleaning_root(host: &BareMetalHost, desired: Option<&Desired>) -> Option<RootDeviceHints> {
+    let Some(image) = host.spec.record.as_ref().and_then(|r| r.image.as_ref()) else {
+        return desired.map_or_else(|| host.spec.root_device_hints.clone(), |desired| desired.hints.clone());
+    };
+    if let Some(serial) = &image.root_serial_number {
+        return Some(RootDeviceHints { serial_number: Some(serial.clone()), ..RootDeviceHints::default() });
+    }
+    // A disk without a serial number, or a write that never came to its end, or an image that others wrote.
+    let named =
+        |name: &String| RootDeviceHints { device_name: Some(name.clone()), ..RootDeviceHints::default() };
+    let chosen = || image.root_device_hints.clone().or_else(|| host.spec.root_device_hints.clone());
+    image.root_device.as_ref().map(named).or_else(chosen)
+}
+
 impl Consumer {
     /// What is wanted on the host, if anything and if it can be told.
     pub fn desired(&self) -> Option<&Desired> {
@@ -245,4 +261,39 @@ fn known_facts(host: &BareMetalHost, instance_id: &str) -> BTreeMap<String, Stri
         ("host".to_owned(), name),
         ("host_namespace".to_owned(), host.metadata.namespace.clone().unwrap_or_default()),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use ferric_api::host::{BareMetalHostSpec, HostRecord, ImageRecord};
+
+    use super::*;
+
+    #[test]
+    fn a_cleaning_is_for_the_disk_that_was_written_or_would_be() {
+        let by_name =
+            |name: &str| RootDeviceHints { device_name: Some(name.to_owned()), ..RootDeviceHints::default() };
+        let by_serial =
+            |s: &str| RootDeviceHints { serial_number: Some(s.to_owned()), ..RootDeviceHints::default() };
+        let host = |image: Option<ImageRecord>| {
+            let mut host = BareMetalHost::new("a", BareMetalHostSpec::default());
+            host.spec.root_device_hints = Some(by_name("/dev/host"));
+            host.spec.record = image.map(|image| HostRecord { image: Some(image), ..HostRecord::default() });
+            host
+        };
+        let desired = Desired { hints: Some(by_name("/dev/consumer")), ..Desired::default() };
+        let root = |image, desired| cleaning_root(&host(image), desired).unwrap();
+        assert_eq!(root(None, None), by_name("/dev/host"));
+        assert_eq!(root(None, Some(&desired)), by_name("/dev/consumer"));
+        // Begun and not finished: the consumer may be gone, its hints are in the record.
+        let begun = ImageRecord { root_device_hints: Some(by_name("/dev/then")), ..ImageRecord::default() };
+        assert_eq!(root(Some(begun.clone()), Some(&desired)), by_name("/dev/then"));
+        assert_eq!(root(Some(ImageRecord::default()), Some(&desired)), by_name("/dev/host"));
+        let named = ImageRecord { root_device: Some("/dev/sdb".to_owned()), ..begun };
+        assert_eq!(root(Some(named.clone()), None), by_name("/dev/sdb"));
+        let known = ImageRecord { root_serial_number: Some("S1".to_owned()), ..named };
+        assert_eq!(root(Some(known), None), by_serial("S1"));
+    }
 }

@@ -6,6 +6,7 @@
 use ferric_api::BareMetalHost;
 use ferric_api::host::{
     AgentRecord, ClaimRecord, CleanRecord, CleaningMode, HostIdentity, HostRecord, Image, ImageRecord,
+    RootDeviceHints,
 };
 use ferric_api::names::{
     BLOCK_MOVE_ANNOTATION, CLUSTER_NAME_LABEL, DECIDE_ANNOTATION, HOST_FINALIZER, INSPECT_ANNOTATION,
@@ -46,6 +47,8 @@ pub enum RecordWrite {
         digest: String,
         /// What is wiped when it is released.
         cleaning_mode: Option<CleaningMode>,
+        /// The hints by which the disk is chosen.
+        hints: Option<Box<RootDeviceHints>>,
     },
     /// The image is on the disk, verified; the agent is still in charge.
     FinishWrite {
@@ -97,6 +100,8 @@ pub enum RecordWrite {
 pub struct WrittenDisk {
     /// The disk.
     pub root_device: String,
+    /// Its serial number, if it has one.
+    pub root_serial_number: Option<String>,
     /// The boot option that the firmware tries first now.
     pub boot_entry: Option<String>,
     /// Why there is none.
@@ -108,6 +113,7 @@ impl From<&DeployResult> for WrittenDisk {
         let said = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
         Self {
             root_device: result.root_device.clone(),
+            root_serial_number: said(&result.root_serial.trim().to_owned()),
             boot_entry: said(&result.boot_entry),
             boot_warning: said(&result.boot_warning),
         }
@@ -116,8 +122,9 @@ impl From<&DeployResult> for WrittenDisk {
 
 impl WrittenDisk {
     fn note(&self, image: &mut ImageRecord) {
-        let Self { root_device, boot_entry, boot_warning } = self.clone();
+        let Self { root_device, root_serial_number, boot_entry, boot_warning } = self.clone();
         image.root_device = Some(root_device);
+        image.root_serial_number = root_serial_number;
         (image.boot_entry, image.boot_warning) = (boot_entry, boot_warning);
     }
 }
@@ -158,7 +165,7 @@ impl RecordWrite {
                 end_agent(&mut record);
                 block_move(&mut host, false);
             }
-            Self::BeginWrite { image, digest, cleaning_mode } => {
+            Self::BeginWrite { image, digest, cleaning_mode, hints } => {
                 record.cleaned = None;
                 record.quiesced_at = None;
                 record.image = Some(ImageRecord {
@@ -166,6 +173,7 @@ impl RecordWrite {
                     digest: digest.clone(),
                     write_started_at: Some(time()),
                     cleaning_mode: *cleaning_mode,
+                    root_device_hints: hints.as_deref().cloned(),
                     ..ImageRecord::default()
                 });
             }

@@ -15,6 +15,7 @@ mod backoff;
 pub mod boot_entry;
 mod connection;
 mod download;
+pub mod erase;
 pub mod hints;
 mod ledger;
 pub mod load_option;

@@ -4,6 +4,8 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 
+use crate::erase::Pace;
+
 /// Limits and intervals.
 #[derive(Debug, Clone)]
 pub struct AgentOptions {
@@ -15,6 +17,10 @@ pub struct AgentOptions {
     pub block_bytes: usize,
     /// How many agents of this process may write at the same time. A machine has one agent; a simulator thousands.
     pub write_permits: Option<Arc<Semaphore>>,
+    /// How often a disk that erases itself is looked at.
+    pub erase_pace: Pace,
+    /// A disk that is cleaned and not heard of for this long is given up.
+    pub disk_patience: Duration,
     /// Dial from this address.
     pub local_address: Option<IpAddr>,
     /// Progress is told at most this often.
@@ -44,6 +50,9 @@ impl Default for AgentOptions {
             min_root_bytes: 4 << 30,
             block_bytes: 1 << 20,
             write_permits: None,
+            erase_pace: Pace::default(),
+            // Longer than the kernel tries one read or write again, and than a large cache takes to be written out.
+            disk_patience: Duration::from_secs(15 * 60),
             local_address: None,
             progress_interval: Duration::from_secs(1),
             backoff_min: Duration::from_millis(500),

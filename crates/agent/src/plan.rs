@@ -5,10 +5,15 @@ use ferric_image::{
     BlockDevice, Checksum, ChecksumAlgorithm, Compression, ConfigDrive, ConfigDriveError, ImageError,
     OpenStackDrive, WipeError, WipeMode, WriteOptions, gpt::Partition, write_config_drive,
 };
-use ferric_protocol::v1::{self, CleanMode, Deploy, Disk, TaskError, TaskErrorCode};
+use ferric_protocol::v1::{
+    self, CleanMode, CleanScope, Deploy, Disk, DiskEvidence, TaskError, TaskErrorCode,
+};
 use url::Url;
 
-use crate::hints;
+use crate::{
+    erase::{Attempt, EraseError, Evidence},
+    hints,
+};
 
 /// A deploy task, understood.
 #[derive(Debug, Clone)]
@@ -51,6 +56,8 @@ pub struct CleanPlan {
     pub mode: WipeMode,
     /// Which disks, in order.
     pub disks: Vec<Disk>,
+    /// The other disks that are not removable.
+    pub untouched: Vec<Disk>,
 }
 
 /// An error as the provider is told it.
@@ -151,25 +158,63 @@ fn config_drive(drive: &v1::ConfigDrive) -> Result<Drive, TaskError> {
     Ok(drive)
 }
 
-/// Understands a clean task. Without names it is every disk that is not removable.
-pub fn clean(task: &v1::Clean, disks: &[Disk]) -> Result<CleanPlan, TaskError> {
+/// Understands a clean task. `min_root_bytes` is that of a deploy task: without hints both mean the same root disk.
+pub fn clean(task: &v1::Clean, disks: &[Disk], min_root_bytes: u64) -> Result<CleanPlan, TaskError> {
     let mode = match task.mode() {
         CleanMode::Metadata => WipeMode::Metadata,
         CleanMode::Full => WipeMode::Full,
         CleanMode::Unspecified => return Err(unsupported("the clean mode is not known")),
     };
-    let mut chosen: Vec<Disk> = if task.devices.is_empty() {
-        disks.iter().filter(|disk| !disk.removable).cloned().collect()
-    } else {
+    let scope = CleanScope::try_from(task.scope)
+        .map_err(|_| unsupported("the scope of the cleaning is not known"))?;
+    let mut chosen: Vec<Disk> = if !task.devices.is_empty() {
         let named = |name: &String| {
             let known = disks.iter().find(|disk| disk.name == *name);
             known.cloned().ok_or_else(|| error(TaskErrorCode::NoDisk, format!("there is no disk {name}")))
         };
         task.devices.iter().map(named).collect::<Result<_, _>>()?
+    } else if scope == CleanScope::Root {
+        let root = hints::root_disk(disks, task.root_device_hints.as_ref(), min_root_bytes);
+        vec![root.map_err(|e| error(TaskErrorCode::NoDisk, e.to_string()))?.clone()]
+    } else {
+        disks.iter().filter(|disk| !disk.removable).cloned().collect()
     };
     chosen.sort_by(|a, b| a.name.cmp(&b.name));
     chosen.dedup_by(|a, b| a.name == b.name);
-    Ok(CleanPlan { mode, disks: chosen })
+    let left = |disk: &&Disk| !disk.removable && chosen.iter().all(|chosen| chosen.name != disk.name);
+    let untouched = disks.iter().filter(left).cloned().collect();
+    Ok(CleanPlan { mode, disks: chosen, untouched })
+}
+
+/// The evidence of a disk that was cleaned.
+pub fn evidence(disk: Disk, evidence: Evidence) -> DiskEvidence {
+    let Evidence { method, did, verification, bytes, verified_samples, verified_bytes, duration, attempts } =
+        evidence;
+    let attempt =
+        |attempt: Attempt| v1::CleanAttempt { method: attempt.method.to_owned(), reason: attempt.reason };
+    DiskEvidence {
+        device: disk.name,
+        serial: disk.serial_number,
+        method: method.to_owned(),
+        duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+        bytes,
+        verified_samples,
+        verified_bytes,
+        did,
+        verification,
+        attempts: attempts.into_iter().map(attempt).collect(),
+    }
+}
+
+/// What there is to say of a disk that was not to be cleaned.
+pub fn untouched(disk: Disk) -> DiskEvidence {
+    DiskEvidence {
+        device: disk.name,
+        serial: disk.serial_number,
+        method: "untouched".to_owned(),
+        did: "nothing: only the root disk was to be cleaned".to_owned(),
+        ..DiskEvidence::default()
+    }
 }
 
 /// What the provider is told about a failed write.
@@ -207,8 +252,19 @@ pub fn config_drive_error(e: &ConfigDriveError) -> TaskError {
 pub fn wipe_error(disk: &Disk, e: &WipeError) -> TaskError {
     let code = match e {
         WipeError::Device { .. } => TaskErrorCode::DiskFailed,
-        WipeError::NotZero { .. } => TaskErrorCode::VerifyFailed,
+        WipeError::NotZero { .. } | WipeError::MarkerLost { .. } | WipeError::MarkerFound { .. } => {
+            TaskErrorCode::VerifyFailed
+        }
         WipeError::Cancelled(_) => TaskErrorCode::Cancelled,
+    };
+    error(code, format!("{}: {e}", disk.name))
+}
+
+/// What the provider is told about a drive that could not be erased.
+pub fn erase_error(disk: &Disk, e: &EraseError) -> TaskError {
+    let code = match e {
+        EraseError::Wipe { error, .. } => wipe_error(disk, error).code(),
+        EraseError::Foreign | EraseError::Locked { .. } | EraseError::Busy(_) => TaskErrorCode::DiskFailed,
     };
     error(code, format!("{}: {e}", disk.name))
 }
@@ -326,16 +382,37 @@ mod tests {
     }
 
     #[test]
-    fn cleaning_takes_fixed_disks_or_those_that_are_named() {
-        let names = |devices: &[&str]| {
+    fn cleaning_takes_the_disks_that_are_named_or_those_of_its_scope() {
+        let root = v1::RootDeviceHints { device_name: Some("/dev/sda".into()), ..Default::default() };
+        let plan = |devices: &[&str], scope: i32, hints: Option<&v1::RootDeviceHints>| {
             let devices = devices.iter().map(|name| (*name).to_owned()).collect();
-            let task = v1::Clean { mode: CleanMode::Metadata.into(), devices };
-            clean(&task, &disks())
-                .map(|plan| plan.disks.into_iter().map(|disk| disk.name).collect::<Vec<_>>())
+            let mode = CleanMode::Metadata.into();
+            let task = v1::Clean { mode, devices, scope, root_device_hints: hints.cloned() };
+            clean(&task, &disks(), 100)
         };
-        assert_eq!(names(&[]).unwrap(), ["/dev/sda", "/dev/sdb"]);
-        assert_eq!(names(&["/dev/usb", "/dev/sda", "/dev/usb"]).unwrap(), ["/dev/sda", "/dev/usb"]);
-        assert_eq!(names(&["/dev/none"]).unwrap_err().code(), TaskErrorCode::NoDisk);
-        assert_eq!(clean(&v1::Clean::default(), &disks()).unwrap_err().code(), TaskErrorCode::Unsupported);
+        let names = |disks: Vec<Disk>| disks.into_iter().map(|disk| disk.name).collect::<Vec<_>>();
+        let chosen = |devices: &[&str], scope: CleanScope, hints| {
+            plan(devices, scope.into(), hints).map(|plan| (names(plan.disks), names(plan.untouched)))
+        };
+        let (all, old, only) = (CleanScope::All, CleanScope::Unspecified, CleanScope::Root);
+        for scope in [all, old] {
+            let (disks, untouched) = chosen(&[], scope, None).unwrap();
+            assert_eq!(disks, ["/dev/sda", "/dev/sdb"]);
+            assert!(untouched.is_empty());
+        }
+        // The one that would be written, by the same choice.
+        let expected = |disk: &str, other: &str| (vec![disk.to_owned()], vec![other.to_owned()]);
+        assert_eq!(chosen(&[], only, None).unwrap(), expected("/dev/sdb", "/dev/sda"));
+        assert_eq!(chosen(&[], only, Some(&root)).unwrap(), expected("/dev/sda", "/dev/sdb"));
+        let gone = v1::RootDeviceHints { serial_number: Some("X".into()), ..Default::default() };
+        let error = chosen(&[], only, Some(&gone)).unwrap_err();
+        assert_eq!(error.code(), TaskErrorCode::NoDisk);
+        assert!(error.message.contains("serialNumber=X"), "{}", error.message);
+        let named = chosen(&["/dev/usb", "/dev/sda", "/dev/usb"], only, None).unwrap();
+        assert_eq!(named.0, ["/dev/sda", "/dev/usb"]);
+        assert_eq!(chosen(&["/dev/none"], all, None).unwrap_err().code(), TaskErrorCode::NoDisk);
+        assert_eq!(plan(&[], 99, None).unwrap_err().code(), TaskErrorCode::Unsupported);
+        let unknown = clean(&v1::Clean::default(), &disks(), 100).unwrap_err();
+        assert_eq!(unknown.code(), TaskErrorCode::Unsupported);
     }
 }

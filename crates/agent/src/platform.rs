@@ -6,6 +6,7 @@ use ferric_image::BlockDevice;
 use ferric_protocol::v1::Inventory;
 
 use crate::FirmwareVariables;
+use crate::erase::{Drive, NoCommands};
 
 /// One machine. All methods may block: they are called where that does no harm.
 ///
@@ -20,6 +21,11 @@ pub trait Platform: Send + Sync + 'static {
     /// The firmware's variables; `None` where the machine was not started by UEFI, or nothing is to be changed in them.
     fn firmware_variables(&self) -> Option<Box<dyn FirmwareVariables>> {
         None
+    }
+
+    /// A way to send commands to that disk. The default is a disk that only reads and writes.
+    fn open_drive(&self, _name: &str) -> io::Result<Box<dyn Drive>> {
+        Ok(Box::new(NoCommands))
     }
 
     /// Sets the machine's clock (seconds since 1970). TLS does not depend on it.

@@ -15,6 +15,7 @@ use crate::{
     AgentOptions, Platform,
     backoff::Backoff,
     connection::{Connection, Dialer},
+    erase::{self, Released},
     session::{self, SessionEnd},
     worker::{Shared, Worker},
 };
@@ -118,9 +119,34 @@ async fn look(platform: &Arc<dyn Platform>, now: u64) -> io::Result<Inventory> {
         if let Err(error) = platform.set_clock(now) {
             tracing::warn!(%error, "the clock cannot be set");
         }
-        platform.inventory()
+        let inventory = platform.inventory()?;
+        release_drives(&*platform, &inventory);
+        Ok(inventory)
     });
     looked.await.map_err(io::Error::other)?
+}
+
+/// An erase that was interrupted by a loss of power leaves a drive locked: it is unlocked before anything else, whatever
+/// is to be done with it.
+fn release_drives(platform: &dyn Platform, inventory: &Inventory) {
+    for disk in &inventory.disks {
+        let released = match platform.open_drive(&disk.name) {
+            Ok(mut drive) => erase::release(&mut *drive).map_err(|e| e.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match released {
+            Ok(Released::Nothing) => {}
+            Ok(Released::Ours) => {
+                tracing::warn!(disk = disk.name, "an erase was interrupted here; its password is taken off");
+            }
+            Ok(Released::Foreign) => {
+                tracing::warn!(disk = disk.name, "an ATA password is set that cannot be taken off");
+            }
+            Err(error) => {
+                tracing::warn!(disk = disk.name, error, "the drive does not say whether it is locked")
+            }
+        }
+    }
 }
 
 /// Everything said to the provider.

@@ -8,8 +8,8 @@ use std::{
 };
 
 use ferric_image::{
-    Arch, BlockDevice, GptError, ImageError, Progress, Stage, Throttle, Written, fit_partition_table, wipe,
-    write_image,
+    Arch, BlockDevice, GptError, ImageError, Progress, Stage, Throttle, WipeMode, Written,
+    fit_partition_table, wipe, write_image,
 };
 use ferric_protocol::{
     tls::{BootClock, image_client_config},
@@ -27,6 +27,7 @@ use crate::{
     AgentOptions, Platform,
     boot_entry::{self, BootEntry},
     download::{self, Download, ImageReader},
+    erase::{self, Evidence, NoCommands, Pace, Step},
     ledger::Ledger,
     plan::{self, CleanPlan, DeployPlan},
 };
@@ -185,7 +186,7 @@ impl Worker {
             }
             Some(Work::Clean(clean)) => {
                 let disks = self.inventory().await?.disks;
-                let plan = plan::clean(&clean, &disks)?;
+                let plan = plan::clean(&clean, &disks, self.options.min_root_bytes)?;
                 let mode = clean.mode;
                 let disks = self.clean(id, plan, cancel).await?;
                 Ok(Outcome::Clean(CleanResult { mode, disks }))
@@ -220,23 +221,26 @@ impl Worker {
             if cancel.is_cancelled() {
                 return Err(plan::error(TaskErrorCode::Cancelled, "cancelled between two disks"));
             }
-            let (platform, mode) = (self.platform.clone(), plan.mode);
-            let mut observer = self.observer(id, cancel, &disk.name);
-            let cleaned = blocking(move || {
-                let mut device = open(&*platform, &disk)?;
-                let proof = wipe(&mut *device, mode, &mut |progress| observer.observe(progress))
-                    .map_err(|e| plan::wipe_error(&disk, &e))?;
-                Ok(DiskEvidence {
-                    device: disk.name,
-                    serial: disk.serial_number,
-                    method: proof.method.to_owned(),
-                    duration_ms: milliseconds(proof.duration),
-                    bytes: proof.bytes,
-                    verified_samples: proof.verified_samples,
-                })
+            let job = CleanJob {
+                platform: self.platform.clone(),
+                mode: plan.mode,
+                pace: self.options.erase_pace,
+                observer: self.observer(id, cancel, &disk.name),
+                disk,
+            };
+            let (pulse, name) = (job.observer.pulse.clone(), job.disk.name.clone());
+            let stalled = pulse.stopped(self.options.disk_patience);
+            evidence.push(tokio::select! {
+                cleaned = blocking(move || job.run()) => cleaned?,
+                // The thread stays with the disk, which it has for itself; nothing else is held up by it.
+                () = stalled => {
+                    let patience = self.options.disk_patience.as_secs();
+                    let text = format!("{name} has not answered for {patience} s");
+                    return Err(plan::error(TaskErrorCode::DiskFailed, text));
+                }
             });
-            evidence.push(cleaned.await?);
         }
+        evidence.extend(plan.untouched.into_iter().map(plan::untouched));
         Ok(evidence)
     }
 
@@ -317,6 +321,32 @@ impl Worker {
             message: message.to_owned(),
             cancel: cancel.clone(),
             throttle: Throttle::new(self.options.progress_interval),
+            pulse: Pulse::default(),
+        }
+    }
+}
+
+/// When a thread was last heard of.
+#[derive(Clone)]
+struct Pulse(Arc<Mutex<Instant>>);
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+}
+
+impl Pulse {
+    fn beat(&self) {
+        *lock(&self.0) = Instant::now();
+    }
+
+    /// Returns when nothing was heard for that long.
+    async fn stopped(self, patience: Duration) {
+        loop {
+            let silent = lock(&self.0).elapsed();
+            let Some(rest) = patience.checked_sub(silent).filter(|rest| !rest.is_zero()) else { return };
+            tokio::time::sleep(rest).await;
         }
     }
 }
@@ -328,10 +358,23 @@ struct Observer {
     message: String,
     cancel: CancellationToken,
     throttle: Throttle,
+    pulse: Pulse,
 }
 
 impl Observer {
+    /// The same, of a disk that is being erased by one of several methods.
+    fn erasing(&mut self, disk: &str, step: Step) -> ControlFlow<()> {
+        let message = format!("{disk}: {}", step.method.name());
+        if message != self.message {
+            self.message = message;
+            // Another method is news.
+            self.throttle = self.throttle.anew();
+        }
+        self.observe(step.progress)
+    }
+
     fn observe(&mut self, progress: Progress) -> ControlFlow<()> {
+        self.pulse.beat();
         if self.cancel.is_cancelled() {
             return ControlFlow::Break(());
         }
@@ -344,6 +387,39 @@ impl Observer {
             self.shared.report(&self.id, phase, progress.done, progress.total, &self.message);
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// The part of a cleaning that runs on a thread of its own: one disk.
+struct CleanJob {
+    platform: Arc<dyn Platform>,
+    mode: WipeMode,
+    pace: Pace,
+    observer: Observer,
+    disk: Disk,
+}
+
+impl CleanJob {
+    fn run(mut self) -> Result<DiskEvidence, TaskError> {
+        let disk = self.disk;
+        let mut device = open(&*self.platform, &disk)?;
+        let evidence = match self.mode {
+            WipeMode::Metadata => {
+                let wiped = wipe(&mut *device, self.mode, &mut |progress| self.observer.observe(progress));
+                Evidence::of_metadata(&wiped.map_err(|e| plan::wipe_error(&disk, &e))?)
+            }
+            WipeMode::Full => {
+                let mut drive = self.platform.open_drive(&disk.name).unwrap_or_else(|error| {
+                    tracing::warn!(disk = disk.name, %error, "no commands can be sent to the drive");
+                    Box::new(NoCommands)
+                });
+                let seed = rand::random();
+                let mut tell = |step| self.observer.erasing(&disk.name, step);
+                erase::full(&mut *drive, &mut *device, seed, self.pace, &mut tell)
+                    .map_err(|e| plan::erase_error(&disk, &e))?
+            }
+        };
+        Ok(plan::evidence(disk, evidence))
     }
 }
 

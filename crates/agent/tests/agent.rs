@@ -65,12 +65,12 @@ async fn one_boot_inspects_cleans_deploys_and_reboots() {
         Outcome::Inspect(result) => assert_eq!(result.inventory.unwrap().disks[0].name, DISK),
         other => panic!("{other:?}"),
     }
-    let clean = Clean { mode: CleanMode::Full.into(), devices: vec![] };
+    let clean = Clean { mode: CleanMode::Full.into(), ..Clean::default() };
     match session.complete(&task("clean", Work::Clean(clean))).await {
         Outcome::Clean(result) => {
             let disk = &result.disks[0];
             assert_eq!((disk.device.as_str(), disk.serial.as_str()), (DISK, "D1"));
-            assert_eq!((disk.method.as_str(), disk.bytes), ("zero-full", 32 * MIB));
+            assert_eq!((disk.method.as_str(), disk.bytes), ("overwrite", 32 * MIB));
             assert!(disk.verified_samples > 0);
         }
         other => panic!("{other:?}"),

@@ -272,14 +272,40 @@ pub struct CleaningEvidence {
     pub serial_number: String,
     /// What was asked for.
     pub mode: CleaningMode,
-    /// What was done, e.g. `zero metadata`.
+    /// The method: `zero-metadata`, or one that erases, e.g. `nvme-sanitize-block-erase` or `overwrite`; `untouched` for a
+    /// disk that was not to be cleaned.
     pub method: String,
+    /// What was done, in a sentence that claims no more than that.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub did: String,
+    /// How it was checked, in a sentence.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub verification: String,
     /// When it was done.
     pub at: Time,
     /// How long it took, in milliseconds.
     #[serde(default)]
     pub duration_milliseconds: i64,
-    /// How many samples were read back and found empty.
+    /// How many bytes of the disk the method is about.
+    #[serde(default)]
+    pub bytes: i64,
+    /// How many places were read back from the disk and were as they had to be.
     #[serde(default)]
     pub verified_samples: i64,
+    /// How many bytes were read back.
+    #[serde(default)]
+    pub verified_bytes: i64,
+    /// Stronger methods, and why they were not used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_used: Vec<CleaningAttempt>,
+}
+
+/// A method of cleaning that was not used, or did not work.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct CleaningAttempt {
+    /// The method.
+    pub method: String,
+    /// Why not.
+    pub reason: String,
 }

@@ -11,7 +11,7 @@
 //! - [`gpt`]: the partition table: strict reading, moving the backup to the disk's end, adding a partition.
 //! - [`esp`]: the boot loaders on the EFI system partition.
 //! - [`config_drive`]: the NoCloud or config-2 partition at the end of a written disk, and its reader.
-//! - [`mod@wipe`]: metadata and full cleaning with evidence.
+//! - [`mod@wipe`]: cleaning by writing, with evidence; markers for disks that erase themselves.
 //! - [`test_image`]: small real images for the demo and the tests.
 
 pub mod checksum;
@@ -41,4 +41,4 @@ pub use pipeline::{
 };
 pub use qcow2::{Qcow2, Qcow2Error};
 pub use test_image::{TestImage, build_test_image, build_test_image_file, qcow2_of, read_marker};
-pub use wipe::{WipeError, WipeEvidence, WipeMode, wipe};
+pub use wipe::{Markers, WipeError, WipeEvidence, WipeMode, deallocate, wipe};

@@ -1,10 +1,16 @@
-//! Cleaning of disks, with evidence.
+//! Cleaning of disks by writing, with evidence.
 //!
 //! *Metadata*: zeros the places where partition tables, RAID, volume managers and filesystems keep their signatures, on
 //! the disk and on each partition ([`places`]). The rest of the disk can still be read by whoever wants to: the evidence
 //! says how many bytes were overwritten, and its method does not claim more.
-//! *Full*: zeros every byte. Both read back: everything that was zeroed for metadata, samples for full.
+//! *Full*: writes zeros over every byte, as data and not by a command that the disk may take for a hint. Both are read
+//! back entirely.
+//!
+//! What disks can do themselves is not here but for what every block device has: [`deallocate`]. Whoever has a disk
+//! erase itself plants [`Markers`] before and looks for them afterwards.
 
+mod markers;
+mod overwrite;
 mod places;
 
 use std::{
@@ -17,14 +23,14 @@ use crate::{
     device::{BlockDevice, is_zero},
     pipeline::{Progress, Stage},
 };
+pub use markers::{Gone, MARKER_BYTES, Markers};
+pub use overwrite::deallocate;
+use overwrite::overwrite;
 use places::{metadata_ranges, partition_spans, tables_last};
 
 #[cfg(test)]
 const MIB: u64 = 1024 * 1024;
-/// A full wipe goes in steps of this size, so that progress can be told and cancelling works.
-const STEP: u64 = 64 << 20;
-/// Samples of a full wipe, spread over the disk; both ends are among them.
-const SAMPLES: u64 = 64;
+/// Pieces in which is read back what is not read back entirely.
 const SAMPLE_BYTES: u64 = 64 * 1024;
 
 /// How thoroughly.
@@ -39,12 +45,14 @@ pub enum WipeMode {
 /// What was done, and how it was checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WipeEvidence {
-    /// `zero-metadata` or `zero-full`.
+    /// `zero-metadata`, `deallocate` or `overwrite`.
     pub method: &'static str,
-    /// Bytes that were overwritten: all of the disk for `zero-full` only.
+    /// Bytes that were overwritten or deallocated: not all of the disk for `zero-metadata`.
     pub bytes: u64,
     /// Pieces that were read back and are zero.
     pub verified_samples: u32,
+    /// Bytes of these pieces, where they overlap counted twice.
+    pub verified_bytes: u64,
     /// How long it took.
     pub duration: Duration,
 }
@@ -72,10 +80,25 @@ pub enum WipeError {
         /// Size of the piece.
         length: u64,
     },
+    /// The disk does not keep what is written: nothing can be shown on it.
+    #[error("the marker that was written at {offset} is not what is read there")]
+    MarkerLost {
+        /// Where.
+        offset: u64,
+    },
+    /// The disk says that it erased itself and did not.
+    #[error("the marker that was written at {offset} before the disk was erased is still there")]
+    MarkerFound {
+        /// Where.
+        offset: u64,
+    },
     /// Someone asked to stop.
     #[error("cancelled after {0} bytes were wiped")]
     Cancelled(u64),
 }
+
+/// What to tell while it goes on; `Break` stops it.
+type Observe<'a> = dyn FnMut(Progress) -> ControlFlow<()> + 'a;
 
 /// Wipes a disk.
 pub fn wipe(
@@ -83,24 +106,20 @@ pub fn wipe(
     mode: WipeMode,
     observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<WipeEvidence, WipeError> {
+    match mode {
+        WipeMode::Metadata => zero_metadata(device, observe),
+        WipeMode::Full => overwrite(device, observe),
+    }
+}
+
+fn zero_metadata(device: &mut dyn BlockDevice, observe: &mut Observe<'_>) -> Result<WipeEvidence, WipeError> {
     let started = Instant::now();
     let size = device.size();
-    let (method, ranges) = match mode {
-        WipeMode::Metadata => {
-            let ranges = metadata_ranges(size, &partition_spans(device));
-            let ranges = tables_last(&ranges, size);
-            ("zero-metadata", ranges)
-        }
-        WipeMode::Full => ("zero-full", steps(size)),
-    };
+    let ranges = tables_last(&metadata_ranges(size, &partition_spans(device)), size);
     let bytes = ranges.iter().map(|range| range.end - range.start).sum();
-    let failed = |operation, range: &Range<u64>| {
-        let (offset, length) = (range.start, range.end - range.start);
-        move |source| WipeError::Device { operation, offset, length, source }
-    };
     let mut done = 0;
     for range in &ranges {
-        if mode == WipeMode::Metadata && (range.start == 0 || range.end == size) {
+        if range.start == 0 || range.end == size {
             // What was found by the tables is gone for good before they are.
             device.sync().map_err(failed("sync", &(0..size)))?;
         }
@@ -110,25 +129,48 @@ pub fn wipe(
             return Err(WipeError::Cancelled(done));
         }
     }
-    device.sync().map_err(failed("sync", &(0..size)))?;
-    device.drop_caches().map_err(failed("drop caches", &(0..size)))?;
-    let samples = match mode {
-        WipeMode::Metadata => ranges.iter().flat_map(pieces).collect(),
-        WipeMode::Full => spread(size),
-    };
+    settle(device)?;
+    let samples: Vec<_> = ranges.iter().flat_map(pieces).collect();
+    let verified_bytes = expect_zero(device, &samples)?;
+    Ok(WipeEvidence {
+        method: "zero-metadata",
+        bytes,
+        verified_samples: count(samples.len()),
+        verified_bytes,
+        duration: started.elapsed(),
+    })
+}
+
+/// An error of the disk, told with the place.
+fn failed(operation: &'static str, range: &Range<u64>) -> impl FnOnce(io::Error) -> WipeError + use<> {
+    let (offset, length) = (range.start, range.end - range.start);
+    move |source| WipeError::Device { operation, offset, length, source }
+}
+
+/// Everything written is on the disk, and what is read from now on comes from there.
+fn settle(device: &mut dyn BlockDevice) -> Result<(), WipeError> {
+    let whole = 0..device.size();
+    device.sync().map_err(failed("sync", &whole))?;
+    device.drop_caches().map_err(failed("drop caches", &whole))
+}
+
+/// Reads pieces, each of at most [`SAMPLE_BYTES`], which are to be zero; the sum of their sizes.
+fn expect_zero(device: &mut dyn BlockDevice, samples: &[Range<u64>]) -> Result<u64, WipeError> {
     let mut buffer = vec![0; SAMPLE_BYTES as usize];
-    for sample in &samples {
+    let mut bytes = 0;
+    for sample in samples {
         let part = &mut buffer[..(sample.end - sample.start) as usize];
         device.read_at(sample.start, part).map_err(failed("read back", sample))?;
         if !is_zero(part) {
             return Err(WipeError::NotZero { offset: sample.start, length: part.len() as u64 });
         }
+        bytes += part.len() as u64;
     }
-    Ok(WipeEvidence { method, bytes, verified_samples: samples.len() as u32, duration: started.elapsed() })
+    Ok(bytes)
 }
 
-fn steps(size: u64) -> Vec<Range<u64>> {
-    (0..size.div_ceil(STEP)).map(|n| n * STEP..size.min((n + 1) * STEP)).collect()
+fn count(samples: usize) -> u32 {
+    u32::try_from(samples).unwrap_or(u32::MAX)
 }
 
 fn pieces(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
@@ -137,13 +179,17 @@ fn pieces(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
         .map(move |n| start + n * SAMPLE_BYTES..end.min(start + (n + 1) * SAMPLE_BYTES))
 }
 
-/// Samples spread evenly, the first at the start and the last at the end.
-fn spread(size: u64) -> Vec<Range<u64>> {
-    let length = SAMPLE_BYTES.min(size);
-    let count = SAMPLES.min(size.div_ceil(SAMPLE_BYTES)).max(1);
-    let last = size - length;
-    let at = |n: u64| (u128::from(last) * u128::from(n) / u128::from((count - 1).max(1))) as u64;
-    (0..count).map(at).map(|start| start..start + length).filter(|range| range.start < range.end).collect()
+/// Pseudo-random numbers (SplitMix64 of Steele, Lea and Flood, 2014): places and contents that a disk cannot foresee,
+/// and that come again from the same seed.
+fn random(seed: u64) -> impl Iterator<Item = u64> {
+    let mut state = seed;
+    std::iter::repeat_with(move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    })
 }
 
 #[cfg(test)]
@@ -170,25 +216,8 @@ mod tests {
         // The evidence does not claim what was not done.
         assert_eq!(evidence.method, "zero-metadata");
         assert!(evidence.bytes < 32 * MIB);
-        assert_eq!(
-            u64::from(evidence.verified_samples),
-            evidence.bytes / SAMPLE_BYTES,
-            "all of it was read back"
-        );
-    }
-
-    #[test]
-    fn full_leaves_nothing_and_tells_progress() {
-        let mut device = MemDevice::from_bytes(vec![9; (130 << 20) + 777]);
-        let mut seen = Vec::new();
-        let evidence = wipe(&mut device, WipeMode::Full, &mut |p| {
-            seen.push(p.done);
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-        assert!(device.to_bytes().iter().all(|b| *b == 0));
-        assert_eq!(seen, [64 * MIB, 128 * MIB, 130 * MIB + 777]);
-        assert_eq!((evidence.bytes, evidence.verified_samples), (130 * MIB + 777, 64));
+        assert_eq!(evidence.verified_bytes, evidence.bytes, "all of it was read back");
+        assert_eq!(u64::from(evidence.verified_samples), evidence.bytes / SAMPLE_BYTES);
     }
 
     #[test]
@@ -208,7 +237,7 @@ mod tests {
         let mut device = planted();
         assert!(found(&device) > 30);
         let evidence = wipe(&mut device, WipeMode::Full, &mut quiet).unwrap();
-        assert_eq!((found(&device), evidence.method, evidence.bytes), (0, "zero-full", 24 * MIB));
+        assert_eq!((found(&device), evidence.method, evidence.bytes), (0, "overwrite", 24 * MIB));
         let mut device = planted();
         let evidence = wipe(&mut device, WipeMode::Metadata, &mut quiet).unwrap();
         assert!(found(&device) > 0 && evidence.method == "zero-metadata" && evidence.bytes < 24 * MIB);
@@ -229,25 +258,17 @@ mod tests {
     #[test]
     fn a_disk_that_only_says_so_is_not_clean() {
         for mode in [WipeMode::Metadata, WipeMode::Full] {
-            let faults = Faults { lose_zeroes: true, ..Faults::default() };
+            let faults = Faults { lose_zeroes: true, lose_write_at: Some(70_000), ..Faults::default() };
             let mut device = FaultyDevice::new(MemDevice::from_bytes(vec![9; 1 << 20]), faults);
-            assert!(matches!(wipe(&mut device, mode, &mut quiet), Err(WipeError::NotZero { offset: 0, .. })));
+            let lost = wipe(&mut device, mode, &mut quiet);
+            assert!(matches!(lost, Err(WipeError::NotZero { offset: 0, .. })), "{lost:?}");
             let faults = Faults { fail_write_at: Some(70_000), ..Faults::default() };
             let mut device = FaultyDevice::new(MemDevice::new(1 << 20), faults);
-            assert!(matches!(
-                wipe(&mut device, mode, &mut quiet),
-                Err(WipeError::Device { operation: "zero", .. })
-            ));
+            let failed = wipe(&mut device, mode, &mut quiet);
+            assert!(
+                matches!(failed, Err(WipeError::Device { operation: "zero" | "overwrite", .. })),
+                "{failed:?}"
+            );
         }
-    }
-
-    #[test]
-    fn samples_reach_both_ends_of_any_disk() {
-        for size in [1, 512, SAMPLE_BYTES, SAMPLE_BYTES + 1, 10 * MIB + 3, 20 << 40] {
-            let samples = spread(size);
-            assert_eq!(samples.first().unwrap().start, 0);
-            assert_eq!(samples.last().unwrap().end, size, "{size}");
-        }
-        assert!(spread(0).is_empty());
     }
 }

@@ -147,6 +147,11 @@ impl BlockDevice for AgentDisk {
         self.inner.write_zeroes(offset, length)
     }
 
+    fn deallocate(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        self.before_write(length)?;
+        self.inner.deallocate(offset, length)
+    }
+
     fn sync(&mut self) -> io::Result<()> {
         self.limits.powered()?;
         self.inner.sync()

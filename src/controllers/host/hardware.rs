@@ -1,7 +1,9 @@
 //! `HardwareData`: written when a host was inspected or cleaned, never cached.
 
 use ferric_api::BareMetalHost;
-use ferric_api::hardware::{CleaningEvidence, HardwareData, HardwareDataSpec, HardwareDetails};
+use ferric_api::hardware::{
+    CleaningAttempt, CleaningEvidence, HardwareData, HardwareDataSpec, HardwareDetails,
+};
 use ferric_api::host::CleaningMode;
 use ferric_protocol::v1::{CleanMode, CleanResult, DiskEvidence};
 use jiff::Timestamp;
@@ -84,14 +86,24 @@ fn evidence(result: &CleanResult) -> Vec<CleaningEvidence> {
         CleanMode::Full => CleaningMode::Full,
         _ => CleaningMode::Metadata,
     };
+    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let one = |disk: &DiskEvidence| CleaningEvidence {
         device: disk.device.clone(),
         serial_number: disk.serial.clone(),
         mode,
         method: disk.method.clone(),
+        did: disk.did.clone(),
+        verification: disk.verification.clone(),
         at: Time(Timestamp::now()),
-        duration_milliseconds: i64::try_from(disk.duration_ms).unwrap_or(i64::MAX),
+        duration_milliseconds: number(disk.duration_ms),
+        bytes: number(disk.bytes),
         verified_samples: i64::from(disk.verified_samples),
+        verified_bytes: number(disk.verified_bytes),
+        not_used: disk
+            .attempts
+            .iter()
+            .map(|a| CleaningAttempt { method: a.method.clone(), reason: a.reason.clone() })
+            .collect(),
     };
     result.disks.iter().map(one).collect()
 }

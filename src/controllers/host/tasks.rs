@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ferric_api::BareMetalHost;
-use ferric_api::host::{CleaningMode, DiskPreference, DiskType, RootDeviceHints};
+use ferric_api::host::{CleaningDisks, CleaningMode, DiskPreference, DiskType, RootDeviceHints};
 use ferric_protocol::v1;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
@@ -14,7 +14,7 @@ use super::jobs::label_for_move;
 use super::{HostContext, ReconcileError};
 use crate::deploy::config_drive;
 use crate::deploy::images::{ImageState, ReadyImage};
-use crate::host::consumer::{Desired, SecretSource};
+use crate::host::consumer::{SecretSource, cleaning_root};
 use crate::host::{AgentTask, Consumer};
 use crate::key::Key;
 use crate::patch;
@@ -34,6 +34,11 @@ pub(super) async fn submit(
                 CleaningMode::Metadata | CleaningMode::Disabled => v1::CleanMode::Metadata.into(),
             },
             devices: Vec::new(),
+            scope: match host.spec.automated_cleaning_disks.unwrap_or_default() {
+                CleaningDisks::Root => v1::CleanScope::Root.into(),
+                CleaningDisks::All => v1::CleanScope::All.into(),
+            },
+            root_device_hints: cleaning_root(host, context.consumer(host).desired()).as_ref().map(hints),
         }),
         AgentTask::Deploy { .. } => match deploy(host, key, context).await? {
             Ok(deploy) => v1::task::Work::Deploy(deploy),
@@ -94,7 +99,7 @@ async fn deploy(
     };
     Ok(Ok(v1::Deploy {
         image: Some(image_for_agent(&context.boot.agent_url, &image)),
-        root_device_hints: hints(desired),
+        root_device_hints: desired.hints.as_ref().map(hints),
         config_drive: Some(config_drive),
     }))
 }
@@ -116,48 +121,46 @@ fn image_for_agent(agent_url: &url::Url, image: &ReadyImage) -> v1::Image {
     }
 }
 
-fn hints(desired: &Desired) -> Option<v1::RootDeviceHints> {
-    desired.hints.as_ref().map(|hints| {
-        let RootDeviceHints {
-            device_name,
-            hctl,
-            model,
-            vendor,
-            serial_number,
-            min_size_gigabytes,
-            max_size_gigabytes,
-            disk_type,
-            prefer,
-            wwn,
-            wwn_with_extension,
-            wwn_vendor_extension,
-            rotational,
-        } = hints.clone();
-        let disk_type = disk_type.map(|kind| match kind {
-            DiskType::Hdd => v1::DiskType::Hdd,
-            DiskType::Ssd => v1::DiskType::Ssd,
-            DiskType::Nvme => v1::DiskType::Nvme,
-        });
-        let prefer = prefer.map(|prefer| match prefer {
-            DiskPreference::Smallest => v1::DiskPreference::Smallest,
-            DiskPreference::Largest => v1::DiskPreference::Largest,
-        });
-        v1::RootDeviceHints {
-            device_name,
-            hctl,
-            model,
-            vendor,
-            serial_number,
-            min_size_gigabytes: min_size_gigabytes.and_then(|size| u64::try_from(size).ok()),
-            max_size_gigabytes: max_size_gigabytes.and_then(|size| u64::try_from(size).ok()),
-            r#type: disk_type.map(Into::into),
-            prefer: prefer.map(Into::into),
-            wwn,
-            wwn_with_extension,
-            wwn_vendor_extension,
-            rotational,
-        }
-    })
+fn hints(hints: &RootDeviceHints) -> v1::RootDeviceHints {
+    let RootDeviceHints {
+        device_name,
+        hctl,
+        model,
+        vendor,
+        serial_number,
+        min_size_gigabytes,
+        max_size_gigabytes,
+        disk_type,
+        prefer,
+        wwn,
+        wwn_with_extension,
+        wwn_vendor_extension,
+        rotational,
+    } = hints.clone();
+    let disk_type = disk_type.map(|kind| match kind {
+        DiskType::Hdd => v1::DiskType::Hdd,
+        DiskType::Ssd => v1::DiskType::Ssd,
+        DiskType::Nvme => v1::DiskType::Nvme,
+    });
+    let prefer = prefer.map(|prefer| match prefer {
+        DiskPreference::Smallest => v1::DiskPreference::Smallest,
+        DiskPreference::Largest => v1::DiskPreference::Largest,
+    });
+    v1::RootDeviceHints {
+        device_name,
+        hctl,
+        model,
+        vendor,
+        serial_number,
+        min_size_gigabytes: min_size_gigabytes.and_then(|size| u64::try_from(size).ok()),
+        max_size_gigabytes: max_size_gigabytes.and_then(|size| u64::try_from(size).ok()),
+        r#type: disk_type.map(Into::into),
+        prefer: prefer.map(Into::into),
+        wwn,
+        wwn_with_extension,
+        wwn_vendor_extension,
+        rotational,
+    }
 }
 
 /// What was found in a Secret.

@@ -114,7 +114,10 @@ fn task(state: State, what: &str, task: &TaskState) -> Plan {
             let mut waiting = Wait::new(
                 "AgentTask",
                 match percent {
-                    Some(_) => format!("the agent to finish {what} ({})", phase_text(*phase)),
+                    Some(_) if message.is_empty() => {
+                        format!("the agent to finish {what} ({})", phase_text(*phase))
+                    }
+                    Some(_) => format!("the agent to finish {what} ({}: {message})", phase_text(*phase)),
                     None => format!("the agent to finish {what}{}", bracket(message)),
                 },
                 LONG,
@@ -205,6 +208,7 @@ pub(super) fn provision(o: &Observation<'_>) -> Plan {
             image: desired.image.clone(),
             digest: ready.digest.clone(),
             cleaning_mode: desired.cleaning_mode,
+            hints: desired.hints.clone().map(Box::new),
         };
         return act(state, Action::Write { write, guarded: true });
     }

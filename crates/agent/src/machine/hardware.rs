@@ -6,11 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ferric_agent::FirmwareVariables;
+use ferric_agent::{FirmwareVariables, erase::Drive};
 use ferric_image::{BlockDevice, DirectDisk};
 use ferric_protocol::v1::{BootMode, Cpu, Disk, DiskType, Inventory, Nic};
 
-use super::{dmi, efivars::EfiVariables, gpu, smbios, sysfs};
+use super::{dmi, drive::RealDrive, efivars::EfiVariables, gpu, smbios, sysfs};
 
 /// `/sys/block/*/size` counts in these, whatever the disk's block size (Documentation/ABI/stable/sysfs-block).
 const SECTOR: u64 = 512;
@@ -34,6 +34,10 @@ impl ferric_agent::Platform for Machine {
 
     fn firmware_variables(&self) -> Option<Box<dyn FirmwareVariables>> {
         Some(Box::new(EfiVariables::below(Path::new("/sys"))?))
+    }
+
+    fn open_drive(&self, name: &str) -> io::Result<Box<dyn Drive>> {
+        Ok(Box::new(RealDrive::open(Path::new("/sys"), Path::new(name))?))
     }
 
     fn set_clock(&self, unix_seconds: u64) -> io::Result<()> {

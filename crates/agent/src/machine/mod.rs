@@ -4,10 +4,12 @@
 mod console;
 mod dhcp;
 mod dmi;
+mod drive;
 mod efivars;
 mod gpu;
 mod hardware;
 pub(crate) mod init;
+mod ioctl;
 mod modules;
 mod mounts;
 mod network;

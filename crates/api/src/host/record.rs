@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use super::CleaningMode;
+use super::{CleaningMode, RootDeviceHints};
 
 /// What was done to the server. Written by the manager only (ValidatingAdmissionPolicy).
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -92,6 +92,12 @@ pub struct ImageRecord {
     /// Why the agent made no boot option, though the firmware finds the boot loader by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_warning: Option<String>,
+    /// Its serial number, by which it is known again: names may change from boot to boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_serial_number: Option<String>,
+    /// The hints by which the disk was chosen: what tells which one it is while the write has not been finished.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_device_hints: Option<RootDeviceHints>,
 }
 
 /// The agent boot that may act on the host. A boot token names host and boot number; it is spent when a key registers.

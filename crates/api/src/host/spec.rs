@@ -75,6 +75,9 @@ pub struct BareMetalHostSpec {
     /// What is wiped before the host is free and after it is released.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub automated_cleaning_mode: Option<CleaningMode>,
+    /// Which disks automated cleaning wipes; the root disk when absent. All other disks are not touched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub automated_cleaning_disks: Option<CleaningDisks>,
     /// How the hardware is looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inspection_mode: Option<InspectionMode>,
@@ -157,13 +160,24 @@ pub enum BootMode {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum CleaningMode {
-    /// Partition tables and signatures on every disk.
+    /// Partition tables and signatures. What else is on the disks can still be read.
     #[default]
     Metadata,
-    /// Every byte of every disk.
+    /// Every byte, by the strongest method that each drive has: erase by the drive itself, else zeros written over it.
     Full,
     /// Nothing.
     Disabled,
+}
+
+/// Which disks automated cleaning wipes.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum CleaningDisks {
+    /// The disk that the last image was written to; before any was, the one that an image would be written to.
+    #[default]
+    Root,
+    /// Every disk that is not removable.
+    All,
 }
 
 /// How the hardware is looked at. `fast` is Metal3's name of `outOfBand`.

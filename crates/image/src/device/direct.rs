@@ -134,6 +134,10 @@ impl BlockDevice for DirectDisk {
         self.cached.punch_zeroes(offset, length)
     }
 
+    fn deallocate(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        self.cached.deallocate(offset, length)
+    }
+
     fn sync(&mut self) -> io::Result<()> {
         // Of the same device or file, whichever of its descriptors was written to.
         self.cached.sync()

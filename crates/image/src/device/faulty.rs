@@ -84,6 +84,13 @@ impl<D: BlockDevice> BlockDevice for FaultyDevice<D> {
         self.inner.write_zeroes(offset, length)
     }
 
+    fn deallocate(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        if self.faults.lose_zeroes {
+            return Ok(());
+        }
+        self.inner.deallocate(offset, length)
+    }
+
     fn sync(&mut self) -> io::Result<()> {
         if self.faults.fail_sync {
             return Err(io::Error::other("injected sync fault"));

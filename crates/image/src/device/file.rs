@@ -14,7 +14,7 @@ use super::{
     BlockDevice,
     aligned::split,
     check_range,
-    zeros::{After, Ways, after},
+    zeros::{After, Way, Ways, after},
 };
 
 /// Zeros are written by hand in steps of this size, where the system has no better way.
@@ -140,6 +140,22 @@ impl BlockDevice for FileDevice {
 
     fn punch_zeroes(&mut self, offset: u64, length: u64) -> io::Result<()> {
         self.zero(offset, length, true)
+    }
+
+    fn deallocate(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        check_range(self.size, offset, length)?;
+        if length == 0 {
+            return Ok(());
+        }
+        let Some(flags) = Way::Punch.flags() else { return Err(io::ErrorKind::Unsupported.into()) };
+        loop {
+            match fallocate(&self.file, flags, offset, length).map_err(|e| (e, after(e))) {
+                Ok(()) => return Ok(()),
+                Err((_, After::Again)) => {}
+                Err((_, After::Next | After::Never)) => return Err(io::ErrorKind::Unsupported.into()),
+                Err((error, After::Fail)) => return Err(error.into()),
+            }
+        }
     }
 
     fn sync(&mut self) -> io::Result<()> {

@@ -76,6 +76,10 @@ impl BlockDevice for MemDevice {
         Ok(())
     }
 
+    fn deallocate(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        self.write_zeroes(offset, length)
+    }
+
     fn sync(&mut self) -> io::Result<()> {
         Ok(())
     }

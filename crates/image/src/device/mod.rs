@@ -44,6 +44,12 @@ pub trait BlockDevice: Send {
         self.write_zeroes(offset, length)
     }
 
+    /// Has the device deallocate the range so that it reads as zeros (TRIM, UNMAP, NVMe Write Zeroes with deallocation),
+    /// by the device alone: nothing is written where it cannot, which is the error `Unsupported`.
+    fn deallocate(&mut self, _offset: u64, _length: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Returns when everything written is on stable storage.
     fn sync(&mut self) -> io::Result<()>;
 
@@ -69,6 +75,9 @@ impl<D: BlockDevice + ?Sized> BlockDevice for Box<D> {
     }
     fn punch_zeroes(&mut self, offset: u64, length: u64) -> io::Result<()> {
         (**self).punch_zeroes(offset, length)
+    }
+    fn deallocate(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        (**self).deallocate(offset, length)
     }
     fn sync(&mut self) -> io::Result<()> {
         (**self).sync()

@@ -52,6 +52,12 @@ impl Throttle {
         Self { interval, last: None }
     }
 
+    /// One that has let nothing through yet, as often.
+    #[must_use]
+    pub fn anew(&self) -> Self {
+        Self::new(self.interval)
+    }
+
     /// Whether this is worth saying at this time.
     pub fn lets_through(&mut self, now: Instant, progress: Progress) -> bool {
         let news = match &self.last {

@@ -212,7 +212,7 @@ pub fn untouched(disk: Disk) -> DiskEvidence {
         device: disk.name,
         serial: disk.serial_number,
         method: "untouched".to_owned(),
-        did: "nothing: only the root disk was to be cleaned".to_owned(),
+        did: "nothing: it was not to be cleaned".to_owned(),
         ..DiskEvidence::default()
     }
 }

@@ -43,7 +43,7 @@ impl Evidence {
         Self {
             method: wiped.method,
             did: format!(
-                "{} bytes where signatures are kept were zeroed; all other contents are still on the drive",
+                "{} bytes where signatures are kept were zeroed and nothing else was touched: what else is on the drive can still be read",
                 wiped.bytes
             ),
             verification: "all that was zeroed was read back".to_owned(),

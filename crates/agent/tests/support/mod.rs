@@ -46,6 +46,8 @@ use tonic::{Request, Response, Status, Streaming, transport::server::Connected};
 /// Nothing here takes long; who waits this long waits for ever.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 const TOKEN_KEY: &[u8] = b"the key of the provider's tokens";
+/// This machine as a virtual one sees it, behind the user network of QEMU.
+pub const FROM_VM: &str = "10.0.2.2";
 pub const NOW: u64 = 1_800_000_000;
 
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -66,7 +68,8 @@ impl Pki {
         ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         (ca.not_before, ca.not_after) = dates;
         let ca = rcgen::CertifiedIssuer::self_signed(ca, rcgen::KeyPair::generate().unwrap()).unwrap();
-        let mut leaf = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let mut leaf =
+            rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned(), FROM_VM.to_owned()]).unwrap();
         (leaf.not_before, leaf.not_after) = dates;
         let key = rcgen::KeyPair::generate().unwrap();
         let leaf = leaf.signed_by(&key, &ca).unwrap().der().clone();
@@ -337,9 +340,19 @@ impl Provider {
         soon("a session", self.sessions.recv()).await.unwrap()
     }
 
+    /// The next session, of a machine that takes longer to come up.
+    pub async fn session_within(&mut self, patience: Duration) -> Option<Session> {
+        tokio::time::timeout(patience, self.sessions.recv()).await.ok().flatten()
+    }
+
     pub fn boot(&self, expires: u64) -> BootData {
+        self.boot_at(expires, "127.0.0.1")
+    }
+
+    /// For an agent to which this machine has another address.
+    pub fn boot_at(&self, expires: u64, host: &str) -> BootData {
         let token = BootToken { host: "default/h1".into(), boot_number: 1, expires }.mint(TOKEN_KEY).unwrap();
-        let url = format!("https://{}", self.relay.address);
+        let url = format!("https://{host}:{}", self.relay.address.port());
         BootData::new(&url, &certificate_sha256(&self.pki.ca), &token, NOW).unwrap()
     }
 }

@@ -108,9 +108,10 @@ bench: assets release ## Measure 1000 and 10000 simulated hosts and write docs/b
 	$(call stage,benchmarks,$(CARGO) bench --quiet --package ferric --bench fleet)
 
 .PHONY: bench-lab
-bench-lab: tools media-tools ## Measure writing an image to a disk against zstd, dd and qemu-img, write docs/benchmarks.md
+bench-lab: agent-image ## Measure writing an image, booting the agent and its memory, and write docs/benchmarks.md
 	$(call stage,benchmarks of the image pipeline,FERRIC_AGENT_BIN='$(abspath $(AGENT_BUILD)/$(AGENT_TARGET)/release/ferric-agent)' \
 	  $(CARGO) bench --quiet --package ferric-image --bench lab)
+	$(call stage,benchmarks on virtual machines,$(CARGO) bench --quiet --package ferric-agent --bench vm)
 
 # How many inputs each decoder gets; make test replays the small corpus in fuzz/.
 FUZZ_CASES ?= 1000000

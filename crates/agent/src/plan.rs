@@ -218,7 +218,7 @@ pub fn untouched(disk: Disk) -> DiskEvidence {
 }
 
 /// What the provider is told about a failed write.
-pub fn image_error(e: &ImageError) -> TaskError {
+pub fn image_error(disk: &Disk, e: &ImageError) -> TaskError {
     let code = match e {
         ImageError::Source { .. } => TaskErrorCode::ImageUnavailable,
         ImageError::Truncated { .. }
@@ -233,7 +233,13 @@ pub fn image_error(e: &ImageError) -> TaskError {
         ImageError::Threads(_) => TaskErrorCode::Internal,
         ImageError::Cancelled { .. } => TaskErrorCode::Cancelled,
     };
-    error(code, e.to_string())
+    // What is wrong with the image is so on any disk.
+    match code {
+        TaskErrorCode::DiskFailed | TaskErrorCode::VerifyFailed | TaskErrorCode::ImageTooLarge => {
+            error(code, format!("{}: {e}", disk.name))
+        }
+        _ => error(code, e.to_string()),
+    }
 }
 
 /// What the provider is told about a failed config drive.

@@ -438,7 +438,7 @@ impl DeployJob {
         let mut device = open(&*self.platform, &disk)?;
         let written =
             write_image(&mut image, &mut *device, &write, &mut |progress| self.observer.observe(progress))
-                .map_err(|e: ImageError| plan::image_error(&e))?;
+                .map_err(|e: ImageError| plan::image_error(&disk, &e))?;
         self.shared.report(&self.id, Phase::Configuring, 0, None, &disk.name);
         let configured = match &config_drive {
             Some(drive) => drive.write(&mut *device).map(|_| ()).map_err(|e| plan::config_drive_error(&e)),

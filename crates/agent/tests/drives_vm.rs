@@ -127,7 +127,9 @@ async fn drives_are_erased_by_their_own_commands_and_others_are_not_touched() {
     let untouched = fs::read(first).unwrap();
 
     let mut provider = Provider::start().await;
-    let arguments = provider.boot_at(NOW + 3600, FROM_VM).to_kernel_args();
+    let arguments = provider
+        .boot_by(&format!("{FROM_VM}:{}", provider.relay.address.port()), NOW + 3600)
+        .to_kernel_args();
     let mut vm = start(folder.path(), &image, &disks, &arguments);
     let serial = || fs::read_to_string(folder.path().join("serial.log")).unwrap_or_default();
     let Some(mut session) = provider.session_within(BOOT).await else { panic!("{}", serial()) };

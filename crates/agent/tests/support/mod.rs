@@ -48,6 +48,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 const TOKEN_KEY: &[u8] = b"the key of the provider's tokens";
 /// This machine as a virtual one sees it, behind the user network of QEMU.
 pub const FROM_VM: &str = "10.0.2.2";
+/// The same on the bridge of benches/vm.
+pub const FROM_BRIDGE: &str = "10.77.0.1";
 pub const NOW: u64 = 1_800_000_000;
 
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -68,8 +70,8 @@ impl Pki {
         ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         (ca.not_before, ca.not_after) = dates;
         let ca = rcgen::CertifiedIssuer::self_signed(ca, rcgen::KeyPair::generate().unwrap()).unwrap();
-        let mut leaf =
-            rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned(), FROM_VM.to_owned()]).unwrap();
+        let names = ["127.0.0.1", FROM_VM, FROM_BRIDGE].map(str::to_owned);
+        let mut leaf = rcgen::CertificateParams::new(names).unwrap();
         (leaf.not_before, leaf.not_after) = dates;
         let key = rcgen::KeyPair::generate().unwrap();
         let leaf = leaf.signed_by(&key, &ca).unwrap().der().clone();
@@ -346,13 +348,13 @@ impl Provider {
     }
 
     pub fn boot(&self, expires: u64) -> BootData {
-        self.boot_at(expires, "127.0.0.1")
+        self.boot_by(&self.relay.address.to_string(), expires)
     }
 
-    /// For an agent to which this machine has another address.
-    pub fn boot_at(&self, expires: u64, host: &str) -> BootData {
+    /// For an agent that reaches this by another address.
+    pub fn boot_by(&self, address: &str, expires: u64) -> BootData {
         let token = BootToken { host: "default/h1".into(), boot_number: 1, expires }.mint(TOKEN_KEY).unwrap();
-        let url = format!("https://{host}:{}", self.relay.address.port());
+        let url = format!("https://{address}");
         BootData::new(&url, &certificate_sha256(&self.pki.ca), &token, NOW).unwrap()
     }
 }

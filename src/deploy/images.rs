@@ -5,6 +5,7 @@
 //! hashing reads a few GB once a process and also finds what a failing disk did in the meantime. Raw images stay as they
 //! were downloaded, compressed or not; a qcow2 image is unpacked once, and only its extents are kept, by their own digest.
 
+mod download;
 mod failure;
 mod fetch;
 mod ledger;
@@ -20,7 +21,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64},
     },
     time::{Duration, SystemTime},
 };
@@ -31,13 +32,14 @@ use ferric_protocol::v1::Compression;
 use tokio::sync::{Semaphore, mpsc};
 
 use self::{
+    download::Download,
     failure::{Failure, failed},
     fetch::{Clients, Place, Progress, Renewal},
-    ledger::{Entry, Full, Ledger},
+    ledger::{Entry, Ledger},
     oci::Artifact,
     pull_secret::Login,
     request::{Expected, Hope, ImageRequest, Kind, Refusal, back_off, list_problem, recognise, shown},
-    store::{file_name, files_in, remove_file},
+    store::{file_name, files_in},
 };
 use crate::key::Key;
 
@@ -477,38 +479,6 @@ impl Inner {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Room and file of a download, given back when it is over.
-struct Download {
-    inner: Arc<Inner>,
-    id: u64,
-    path: PathBuf,
-}
-
-impl Download {
-    fn new(inner: &Arc<Inner>) -> Self {
-        let id = inner.downloads.fetch_add(1, Ordering::Relaxed);
-        Self { inner: Arc::clone(inner), id, path: inner.dir.join(PARTIAL).join(id.to_string()) }
-    }
-
-    /// Takes room for this many bytes in all; what was used least recently goes for it.
-    fn reserve(&self, bytes: u64) -> Result<(), Full> {
-        let gone = self.inner.state().ledger.reserve(self.id, bytes, now_ms())?;
-        gone.iter().for_each(|digest| store::remove(&self.inner.dir, digest));
-        Ok(())
-    }
-}
-
-impl Drop for Download {
-    fn drop(&mut self) {
-        self.inner.state().ledger.unreserve(self.id);
-        for path in
-            [self.path.clone(), self.path.with_extension("qcow2"), self.path.with_extension("extents")]
-        {
-            remove_file(&path);
-        }
     }
 }
 

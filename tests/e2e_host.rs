@@ -10,9 +10,9 @@ use e2e::{
     wait_for_host, wait_for_state,
 };
 use ferric_api::HardwareData;
-use ferric_api::host::ProvisioningState as State;
+use ferric_api::host::{ImageFormat, ProvisioningState as State};
 use ferric_image::{FileDevice, read_config_drive};
-use ferric_testbed::stack::{ImageServer, Trouble, disk};
+use ferric_testbed::stack::{ImageServer, JournalEntry, Trouble, disk};
 use ferric_testbed::{Stack, wait_until};
 use kube::Api;
 use kube::api::DeleteParams;
@@ -43,6 +43,7 @@ async fn the_life_of_a_host() {
     one_flipped_bit(&stack).await;
     a_restarted_manager_changes_nothing(&mut stack).await;
     a_qcow2_made_by_qemu_img(&stack).await;
+    a_live_iso(&stack).await;
     a_bmc_that_goes_and_comes_back(&stack).await;
     a_password_that_changes(&stack).await;
     letting_go(&stack).await;
@@ -264,6 +265,46 @@ async fn a_qcow2_made_by_qemu_img(stack: &Stack) {
     assert_eq!(record.digest, format!("sha256:{sha256}"), "the image is known by what the spec says");
     holds_image(stack, MUTE);
     assert_eq!(served.requests(), 1);
+}
+
+/// The BMC gets the ISO; nothing is fetched, written or booted by us. Without it the drive is empty and the host free.
+async fn a_live_iso(stack: &Stack) {
+    let before = stack.simulator.journal_end(WRONG).await.unwrap();
+    let path = stack.bed.dir().join("live.iso");
+    // ECMA-119, 8.1.2: what makes it an ISO image to a simulated server.
+    let mut iso = vec![0; 1 << 20];
+    iso[0x8001..0x8006].copy_from_slice(b"CD001");
+    std::fs::write(&path, iso).unwrap();
+    let served = ImageServer::start(&path).await.unwrap();
+    let image = json!({"url": served.url(), "format": "live-iso"});
+    patch_host(stack, WRONG, json!({"spec": {"online": true, "image": image}})).await;
+    let done = wait_for_state(stack, WRONG, State::Provisioned).await;
+    let shown = done.status.as_ref().unwrap().provisioning.image.as_ref().unwrap();
+    assert_eq!((shown.url.as_str(), shown.disk_format), (served.url().as_str(), Some(ImageFormat::LiveIso)));
+    wait_until("the live system to run", LIMIT, async || {
+        let journal = stack.simulator.journal(WRONG, before).await.map_err(|error| error.to_string())?;
+        match journal.iter().rev().find_map(|entry| entry.state()) {
+            Some("LiveISORunning") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(boots(stack, WRONG, before).await, ["Cd"]);
+    disk::is_wiped(stack.simulator.disk(WRONG).unwrap()).unwrap();
+    assert_eq!(served.requests(), 1, "the BMC's alone");
+
+    let before = stack.simulator.journal_end(WRONG).await.unwrap();
+    patch_host(stack, WRONG, json!({"spec": {"online": false, "image": null}})).await;
+    wait_for_state(stack, WRONG, State::Available).await;
+    let journal = stack.simulator.journal(WRONG, before).await.unwrap();
+    let seq =
+        |wanted: &dyn Fn(&JournalEntry) -> bool| journal.iter().find(|entry| wanted(entry)).map(|e| e.seq);
+    let off = seq(&|entry| entry.power() == Some(false));
+    let ejected =
+        seq(&|entry| entry.write().is_some_and(|(_, path)| path.ends_with("VirtualMedia.EjectMedia")));
+    let agent = seq(&|entry| entry.boot_source() == Some("UefiHttp"));
+    assert!(off.is_some() && off < ejected && ejected < agent, "{journal:?}");
 }
 
 async fn a_bmc_that_goes_and_comes_back(stack: &Stack) {

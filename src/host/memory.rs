@@ -34,6 +34,8 @@ pub enum Job {
     BootAgent(i64),
     /// Set what the next boot starts from: the disk.
     BootDisk,
+    /// Set what each boot starts from: the live ISO that is asked for.
+    BootLiveIso,
     /// Change the power and read it back.
     Power(PowerAction),
 }
@@ -47,6 +49,7 @@ impl Job {
             Self::ReadPower => "the BMC to say whether the server is on".to_owned(),
             Self::BootAgent(n) => format!("the BMC to take the boot settings of agent boot {n}"),
             Self::BootDisk => "the BMC to take the boot settings of the disk".to_owned(),
+            Self::BootLiveIso => "the BMC to insert the live ISO".to_owned(),
             Self::Power(PowerAction::On) => "the server to be read as powered on".to_owned(),
             Self::Power(PowerAction::ForceOff | PowerAction::GracefulShutdown) => {
                 "the server to be read as powered off".to_owned()
@@ -136,6 +139,8 @@ pub enum BootSet {
     Agent(i64),
     /// The disk.
     Disk,
+    /// The live ISO.
+    LiveIso,
 }
 
 /// What is remembered of a host's BMC.
@@ -248,6 +253,7 @@ impl BmcMemory {
             JobOutcome::Done => match job {
                 Job::BootAgent(number) => self.boot = Some(BootSet::Agent(*number)),
                 Job::BootDisk => self.boot = Some(BootSet::Disk),
+                Job::BootLiveIso => self.boot = Some(BootSet::LiveIso),
                 _ => {}
             },
         }

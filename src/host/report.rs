@@ -11,6 +11,7 @@ use ferric_api::host::{
 use ferric_bmc::{BootMethod, PowerState};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::plan::live;
 use super::{Observation, Plan, Step};
 
 /// A new state is written when it has stood this long: what passes faster than anybody reads costs no write.
@@ -73,7 +74,7 @@ pub fn status(o: &Observation<'_>, plan: &Plan) -> BareMetalHostStatus {
         url: i.url.clone(),
         checksum: i.digest.split_once(':').map(|(_, hex)| hex.to_owned()),
         checksum_type: i.digest.split_once(':').map(|(kind, _)| kind.to_owned()),
-        disk_format: None,
+        disk_format: live::is_recorded(i).then_some(ferric_api::host::ImageFormat::LiveIso),
         oci_auth_secret_name: None,
     });
     new.provisioning.root_device_hints = o.host.spec.root_device_hints.clone();

@@ -329,6 +329,29 @@ pub(crate) fn image_format_not_raw() -> Rule {
     .field_path(".format")
 }
 
+/// A BMC fetches over HTTP.
+pub(crate) fn live_iso_by_http() -> Rule {
+    rule(
+        "!has(self.format) || self.format != 'live-iso' || !has(self.url) || !self.url.startsWith('oci://')",
+        "image.format live-iso is fetched by the BMC, which knows no registry: give an http:// or https:// URL",
+    )
+    .field_path(".url")
+}
+
+/// Only Redfish inserts an ISO.
+pub(crate) fn live_iso_by_redfish() -> Rule {
+    rule(
+        format!(
+            "!has(self.image) || !has(self.image.format) || self.image.format != 'live-iso' || !({} || {})",
+            is_ipmi(),
+            has_scheme("wol")
+        ),
+        "image.format live-iso needs a BMC that inserts the ISO as virtual media, which IPMI and Wake-on-LAN do not: use \
+         a Redfish address, or an image that is written",
+    )
+    .field_path(".image.format")
+}
+
 /// Only registries are given credentials.
 pub(crate) fn auth_secret_of_artifact() -> Rule {
     rule(

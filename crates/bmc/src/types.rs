@@ -73,6 +73,11 @@ pub enum BootTarget {
         /// The ISO image that the BMC fetches.
         url: String,
     },
+    /// A virtual CD, at each boot until another target is set; only once where the BMC knows nothing else.
+    LiveMedia {
+        /// The ISO image that the BMC fetches.
+        url: String,
+    },
 }
 
 /// A way of booting the agent that a BMC offers.

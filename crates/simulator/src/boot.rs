@@ -8,6 +8,8 @@ use crate::life::BootProgram;
 const FETCH_TIME: Duration = Duration::from_secs(20);
 /// Largest boot media that are read.
 const FETCH_LIMIT: usize = 1 << 20;
+/// Where an ISO image says that it is one, and how: ECMA-119, 6.2.1 and 8.1.2.
+const ISO_MARK: (usize, &[u8]) = (0x8001, b"CD001");
 
 /// Fetches boot media and reads them.
 pub(crate) async fn fetch(client: &reqwest::Client, url: &str) -> Result<BootProgram, String> {
@@ -29,12 +31,24 @@ async fn download(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, String
             return Err(format!("{url} holds more than {FETCH_LIMIT} bytes"));
         }
         body.extend_from_slice(&chunk);
+        // Firmware reads on as it runs; here it is enough to know what it is.
+        if is_iso(&body) {
+            break;
+        }
     }
     Ok(body)
 }
 
-/// Finds the program in boot media. For now these are iPXE scripts, by whatever way they come.
+fn is_iso(body: &[u8]) -> bool {
+    body.get(ISO_MARK.0..).is_some_and(|rest| rest.starts_with(ISO_MARK.1))
+}
+
+/// Finds the program in boot media. These are iPXE scripts, by whatever way they come, and ISO images of somebody's own
+/// system.
 pub(crate) fn read_media(body: &[u8]) -> Result<BootProgram, String> {
+    if is_iso(body) {
+        return Ok(BootProgram::LiveIso);
+    }
     let text = std::str::from_utf8(body).map_err(|_| "not an iPXE script".to_owned())?;
     read_ipxe(text)
 }
@@ -93,5 +107,9 @@ mod tests {
             assert!(read_media(bad.as_bytes()).is_err(), "{bad}");
         }
         assert!(read_media(&[0xff, 0xfe]).is_err());
+        let mut iso = vec![0; 0x8001];
+        assert!(read_media(&iso).is_err());
+        iso.extend_from_slice(b"CD001");
+        assert_eq!(read_media(&iso), Ok(BootProgram::LiveIso));
     }
 }

@@ -37,6 +37,8 @@ pub(crate) enum Phase {
     ReadingDisk,
     /// The operating system on the disk runs.
     Os,
+    /// An operating system runs from the virtual CD.
+    LiveOs,
     /// Firmware found nothing to boot.
     NoBootableDisk(String),
     /// Firmware waits for a PXE server, of which there is none in this world.
@@ -54,6 +56,7 @@ impl Phase {
             Self::Agent => "AgentRunning",
             Self::ReadingDisk => "ReadingDisk",
             Self::Os => "OSRunning",
+            Self::LiveOs => "LiveISORunning",
             Self::NoBootableDisk(_) => "NoBootableDisk",
             Self::HangsAtPxe => "HangsAtPxe",
             Self::Crashed(_) => "Crashed",
@@ -185,6 +188,8 @@ pub(crate) enum Event {
 pub(crate) enum BootProgram {
     /// A kernel with these arguments: the agent.
     Kernel { arguments: String },
+    /// A system of its own, on an ISO image.
+    LiveIso,
     /// The word to go on to the disk.
     NextSource,
 }
@@ -296,7 +301,7 @@ impl Life {
         if self.accepts(reset).is_err() {
             return Vec::new();
         }
-        let os_runs = self.phase == Phase::Os;
+        let os_runs = matches!(self.phase, Phase::Os | Phase::LiveOs);
         let lit = matches!(self.power, Power::On | Power::PoweringOn);
         match reset {
             ResetType::On if self.power == Power::Off => self.power_on(format!("{reset:?}")),
@@ -410,6 +415,10 @@ impl Life {
             Ok(BootProgram::Kernel { arguments }) => {
                 self.phase = Phase::Agent;
                 vec![Action::RunAgent { epoch: self.epoch, arguments }]
+            }
+            Ok(BootProgram::LiveIso) => {
+                self.phase = Phase::LiveOs;
+                Vec::new()
             }
             Ok(BootProgram::NextSource) => self.boot_disk(),
             Err(_) if *tries < FETCH_TRIES => {

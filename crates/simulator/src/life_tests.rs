@@ -198,3 +198,21 @@ fn an_agent_may_turn_the_power_off() {
     world.exit(Exit::PowerOff);
     assert_eq!((world.life.power, &world.life.phase), (Power::Off, &Phase::Dark));
 }
+
+#[test]
+fn a_live_iso_runs_at_each_boot_and_hears_the_button() {
+    let mut world = World::new();
+    world.life.boot.target = BootTarget::Cd;
+    world.life.boot.enabled = BootEnabled::Continuous;
+    world.life.media = Some("http://images/live.iso".to_owned());
+    world.media = Ok(BootProgram::LiveIso);
+    world.give(Event::Reset(ResetType::On));
+    assert_eq!(world.life.phase, Phase::LiveOs);
+    world.give(Event::Reset(ResetType::GracefulRestart));
+    assert_eq!(
+        (world.boots().as_slice(), world.life.phase.name()),
+        (["Cd", "Cd"].as_slice(), "LiveISORunning")
+    );
+    world.give(Event::Reset(ResetType::GracefulShutdown));
+    assert_eq!(world.life.power, Power::Off);
+}

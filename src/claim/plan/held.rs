@@ -10,6 +10,7 @@ use super::{MachineObservation, MachinePlan, MachineStep, bootstrap_ready, has_f
 use crate::claim::bound::Relation;
 use crate::claim::report::{Wait, Wanted};
 use crate::claim::score;
+use crate::host::plan::live::is_recorded;
 
 /// The host holds our claim, or may.
 pub(super) fn plan_bound(
@@ -111,10 +112,13 @@ pub(super) fn plan_bound(
     }
 }
 
-/// The image of this claim is on the disk, verified, and the host was started from it. The claim's own write clears
-/// what earlier claims left in the record.
+/// The host was started from the image of this claim, which is on the disk, verified, unless it runs from its ISO. The
+/// claim's own write clears what earlier claims left in the record.
 fn booted(record: &HostRecord) -> bool {
-    record.image.as_ref().is_some_and(|i| i.write_finished_at.is_some() && i.booted_at.is_some())
+    record
+        .image
+        .as_ref()
+        .is_some_and(|i| i.booted_at.is_some() && (i.write_finished_at.is_some() || is_recorded(i)))
 }
 
 /// What the host says that it waits for, or what is wrong with it.

@@ -215,5 +215,5 @@ fn take_slot(key: &Key, context: &HostContext) -> bool {
 
 /// Whether a job changes what the server does.
 pub(super) fn changes_something(job: &Job) -> bool {
-    matches!(job, Job::BootAgent(_) | Job::BootDisk | Job::Power(_))
+    matches!(job, Job::BootAgent(_) | Job::BootDisk | Job::BootLiveIso | Job::Power(_))
 }

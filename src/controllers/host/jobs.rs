@@ -63,7 +63,14 @@ pub(super) async fn start(
     }
     let scheme = host.spec.bmc.as_ref().and_then(|bmc| bmc.address.parse::<BmcAddress>().ok());
     let scheme = scheme.map_or(BmcScheme::Redfish, |address| address.scheme());
-    let target = boot_target(key, context, job, scheme);
+    let target = match job {
+        // Not in the job, which is logged: the URL may hold a secret.
+        Job::BootLiveIso => {
+            let consumer = context.consumer(host);
+            consumer.desired().map(|desired| Ok(BootTarget::LiveMedia { url: desired.image.url.clone() }))
+        }
+        _ => boot_target(key, context, job, scheme),
+    };
     let (context, key, job) = (context.clone(), key.clone(), job.clone());
     tokio::spawn(async move {
         let result = run(&*connection, &job, target).await;
@@ -102,7 +109,7 @@ async fn run(
         Job::Probe => JobOutcome::Facts(bmc.probe().await?),
         Job::Inspect => JobOutcome::Hardware(Box::new(bmc.inspect().await?)),
         Job::ReadPower => JobOutcome::Power(bmc.power().await?),
-        Job::BootAgent(_) | Job::BootDisk => match target {
+        Job::BootAgent(_) | Job::BootDisk | Job::BootLiveIso => match target {
             Some(Ok(target)) => {
                 bmc.set_boot(&target).await?;
                 JobOutcome::Done
@@ -173,6 +180,7 @@ fn boot_target(
 ) -> Option<Result<BootTarget, choice::NoWay>> {
     let number = match job {
         Job::BootDisk => return Some(Ok(BootTarget::Disk)),
+        Job::BootLiveIso => return None,
         Job::BootAgent(number) => *number,
         _ => return None,
     };

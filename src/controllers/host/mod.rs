@@ -168,7 +168,10 @@ fn observe(host: &BareMetalHost, key: &Key, context: &HostContext) -> (Plan, Bmc
     let unwritten = host.spec.record.as_ref().is_some_and(|r| {
         r.identity.is_some() && r.image.as_ref().is_none_or(|i| i.write_finished_at.is_none())
     });
-    let wanted = consumer.desired().filter(|_| unwritten && context.senior_twin(key).is_none());
+    // What the BMC fetches itself is not fetched here.
+    let wanted = consumer.desired().filter(|desired| {
+        unwritten && !crate::host::plan::live::is_wanted(&desired.image) && context.senior_twin(key).is_none()
+    });
     let image =
         wanted.map(|desired| context.images.ensure(key, &desired.image, desired.pull_secret.as_ref()));
     let memory = context.with(key, |r| {

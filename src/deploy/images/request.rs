@@ -69,7 +69,8 @@ impl ImageRequest {
                 );
             }
             ImageFormat::LiveIso => {
-                return refuse(FORMAT, "format live-iso is not available yet: use raw or qcow2");
+                // The host controller does not ask for it: the BMC fetches it.
+                return refuse(FORMAT, "format live-iso is not written to a disk");
             }
         };
         if let Some(artifact) = Artifact::parse(url) {

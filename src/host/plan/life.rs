@@ -9,7 +9,7 @@ use ferric_bmc::{PowerAction, PowerState};
 use ferric_protocol::v1::TaskErrorCode;
 
 use super::boot::{agent, read_power};
-use super::{LONG, SHORT, act, after, annotation, fresh_power, record, seed, state_of, until, wait};
+use super::{LONG, SHORT, act, after, annotation, fresh_power, live, record, seed, state_of, until, wait};
 use crate::deploy::hub::{TaskOutcome, TaskState};
 use crate::deploy::images::ImageState;
 use crate::host::backoff::spread;
@@ -45,8 +45,12 @@ pub(super) fn inspect(o: &Observation<'_>) -> Plan {
 
 /// Whether the image on the disk, or on its way there, is the one that the host is to keep.
 pub(super) fn keeps_image(o: &Observation<'_>, on_disk: &ImageRecord) -> bool {
+    let live = live::is_recorded(on_disk);
     match &o.consumer {
         Consumer::None { desired: None } | Consumer::Releasing { .. } => false,
+        Consumer::None { desired: Some(desired) } if live || live::is_wanted(&desired.image) => {
+            live == live::is_wanted(&desired.image) && on_disk.url == desired.image.url
+        }
         Consumer::None { desired: Some(desired) } => {
             let checksum = desired.image.checksum.as_deref().unwrap_or_default();
             on_disk.url == desired.image.url
@@ -54,8 +58,10 @@ pub(super) fn keeps_image(o: &Observation<'_>, on_disk: &ImageRecord) -> bool {
                     || on_disk.digest.to_ascii_lowercase().ends_with(&checksum.to_ascii_lowercase()))
         }
         // A machine's spec may change after it was provisioned; its image stays. While it is being written it may not.
-        Consumer::Machine { desired: Ok(desired), .. } if on_disk.write_finished_at.is_none() => {
-            on_disk.url == desired.image.url
+        Consumer::Machine { desired: Ok(desired), .. }
+            if on_disk.write_finished_at.is_none() && on_disk.booted_at.is_none() =>
+        {
+            on_disk.url == desired.image.url && live == live::is_wanted(&desired.image)
         }
         _ => true,
     }
@@ -67,6 +73,9 @@ fn is_hex(text: &str) -> bool {
 
 /// Wipes the disks, or, where cleaning is disabled, stops the server and forgets the image.
 pub(super) fn clean(o: &Observation<'_>, state: State) -> Plan {
+    if let Some(plan) = live::eject(o, state) {
+        return plan;
+    }
     let mode = cleaning_mode(o.host);
     if mode == CleaningMode::Disabled {
         return match fresh_power(o) {
@@ -179,6 +188,9 @@ pub(super) fn provision(o: &Observation<'_>) -> Plan {
             None => return wait(state, Wait::new("NoImage", "an image to be asked for", LONG)),
         },
     };
+    if live::is_wanted(&desired.image) {
+        return live::provision(o, desired);
+    }
     let on_disk = record(o).and_then(|r| r.image.as_ref());
     if on_disk.is_some_and(|image| image.write_finished_at.is_some()) {
         return start_disk(o, None);

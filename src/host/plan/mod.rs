@@ -6,6 +6,7 @@
 
 mod boot;
 mod life;
+pub mod live;
 mod release;
 #[cfg(test)]
 mod tests;

@@ -22,12 +22,15 @@ use crate::host::observation::Limits;
 use crate::host::{Action, AgentTask, Consumer, Job, Observation, RecordWrite, Step};
 use crate::key::Key;
 
+mod live_iso;
+
 /// What really runs on the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Running {
     Nothing,
     Agent(i64),
     Disk,
+    LiveIso,
 }
 
 /// A server, its host object and the manager's memory.
@@ -38,6 +41,8 @@ struct World {
     now: Timestamp,
     running: Running,
     next_boot: Option<i64>,
+    /// The live ISO is in the drive, and the server told to start from it.
+    medium: bool,
     tasks: BTreeMap<String, TaskState>,
     disk: Option<String>,
     writes: u32,
@@ -78,6 +83,7 @@ impl World {
             now,
             running: Running::Nothing,
             next_boot: None,
+            medium: false,
             tasks: BTreeMap::new(),
             disk: None,
             writes: 0,
@@ -95,7 +101,7 @@ impl World {
             product: None,
             bmc_firmware: None,
             power: self.power(),
-            boot_methods: vec![BootMethod::UefiHttp],
+            boot_methods: vec![BootMethod::VirtualMedia, BootMethod::UefiHttp],
             macs: Vec::new(),
             health: None,
         }
@@ -192,7 +198,14 @@ impl World {
                 JobOutcome::Done
             }
             Job::BootDisk => {
+                assert!(!self.medium || self.running == Running::Nothing, "ejected under a running system");
                 self.next_boot = None;
+                self.medium = false;
+                JobOutcome::Done
+            }
+            Job::BootLiveIso => {
+                assert_eq!(self.running, Running::Nothing, "a medium is seen at the next power-on only");
+                self.medium = true;
                 JobOutcome::Done
             }
             Job::Power(action) => {
@@ -220,8 +233,10 @@ impl World {
     fn boot(&mut self) {
         self.tasks.clear();
         match self.next_boot.take() {
+            None if self.medium => self.running = Running::LiveIso,
             None => self.running = Running::Disk,
             Some(number) => {
+                assert!(!self.medium, "the live ISO is still in the drive");
                 self.running = Running::Agent(number);
                 let fingerprint = format!("key-{number}");
                 self.write(&RecordWrite::AgentRegistered { fingerprint });

@@ -36,6 +36,7 @@ use crate::rules;
     validation = rules::wol_needs_mac(),
     validation = rules::wol_without_secure_boot(),
     validation = rules::external_or_image(),
+    validation = rules::live_iso_by_redfish(),
     validation = rules::mac_immutable(),
 )]
 pub struct BareMetalHostSpec {
@@ -217,6 +218,7 @@ fn accept_fast(schema: &mut schemars::Schema) {
     validation = rules::image_format_uncompressed(),
     validation = rules::image_format_not_raw(),
     validation = rules::auth_secret_of_artifact(),
+    validation = rules::live_iso_by_http(),
 )]
 pub struct Image {
     /// Where the image is: `http://`, `https://`, or `oci://registry/repository@sha256:…` for an OCI artifact whose only
@@ -240,7 +242,8 @@ pub struct Image {
     #[x_kube(validation = rules::checksum_type(), validation = rules::checksum_type_not_md5())]
     pub checksum_type: Option<String>,
     /// Format of the image; when absent, what the suffix of `url` says (`.qcow2`, `.vdi`, `.vmdk`, a suffix of compression
-    /// aside), else `raw`. Formats `vdi`, `vmdk` and `live-iso` are taken but not written: the host says so.
+    /// aside), else `raw`. Formats `vdi` and `vmdk` are taken but not written: the host says so. `live-iso` is
+    /// not written either: the BMC inserts it as virtual media, and the server runs from it.
     #[serde(default, rename = "format", skip_serializing_if = "Option::is_none")]
     pub disk_format: Option<ImageFormat>,
     /// Name of a Secret of type `kubernetes.io/dockerconfigjson`, in the namespace of the object that names it, with the

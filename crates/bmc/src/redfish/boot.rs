@@ -65,7 +65,8 @@ pub(crate) fn patch(target: &BootTarget, system: &Value) -> Patch {
         BootTarget::UefiHttp { .. } => {
             Patch::NotSupported("UEFI HTTP boot: its boot override has no target UefiHttp")
         }
-        BootTarget::VirtualMedia { .. } => match media_target(system) {
+        BootTarget::VirtualMedia { .. } | BootTarget::LiveMedia { .. } => match media_target(system) {
+            Some(name) if matches!(target, BootTarget::LiveMedia { .. }) => always(system, name),
             Some(name) => once(system, name, None),
             None => {
                 Patch::NotSupported("boot from virtual media: its boot override has no target Cd or UsbCd")
@@ -76,6 +77,15 @@ pub(crate) fn patch(target: &BootTarget, system: &Value) -> Patch {
 
 fn once(system: &Value, target: &str, url: Option<&str>) -> Patch {
     let enabled = if allows_enabled(system, "Once") { "Once" } else { "Continuous" };
+    overridden(system, enabled, target, url)
+}
+
+fn always(system: &Value, target: &str) -> Patch {
+    let enabled = if allows_enabled(system, "Continuous") { "Continuous" } else { "Once" };
+    overridden(system, enabled, target, None)
+}
+
+fn overridden(system: &Value, enabled: &str, target: &str, url: Option<&str>) -> Patch {
     let mut boot = Map::new();
     boot.insert("BootSourceOverrideEnabled".into(), enabled.into());
     boot.insert("BootSourceOverrideTarget".into(), target.into());
@@ -186,6 +196,13 @@ mod tests {
             tries(&BootTarget::VirtualMedia { url: url.clone() }, json!({T: ["Pxe", "UsbCd"]})),
             [json!({"BootSourceOverrideEnabled": "Once", "BootSourceOverrideTarget": "UsbCd"})]
         );
+        for (enabled, expected) in [(json!(["Once", "Continuous"]), "Continuous"), (json!(["Once"]), "Once")]
+        {
+            assert_eq!(
+                tries(&BootTarget::LiveMedia { url: url.clone() }, json!({T: ["Cd"], E: enabled})),
+                [json!({"BootSourceOverrideEnabled": expected, "BootSourceOverrideTarget": "Cd"})]
+            );
+        }
         for target in
             [BootTarget::Network, BootTarget::UefiHttp { url: url.clone() }, BootTarget::VirtualMedia { url }]
         {

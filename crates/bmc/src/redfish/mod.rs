@@ -262,7 +262,7 @@ impl Redfish {
             patch => patch,
         };
         // The medium first: an override to an empty drive boots something else.
-        if let BootTarget::VirtualMedia { url } = target {
+        if let BootTarget::VirtualMedia { url } | BootTarget::LiveMedia { url } = target {
             self.insert(&system.json, url).await?;
         }
         if let boot::Patch::Try(bodies) = patch {

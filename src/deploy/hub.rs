@@ -88,7 +88,8 @@ pub struct AgentView {
     pub boot_number: i64,
     /// Since when it is connected.
     pub connected_since: jiff::Timestamp,
-    /// What it said about the hardware when it registered; absent when it registered with an earlier provider process.
+    /// What it said about the hardware last, at its registration or since; absent when it registered with an earlier
+    /// provider process and has said nothing more since.
     pub inventory: Option<Arc<Inventory>>,
     /// Its tasks, by id.
     pub tasks: BTreeMap<String, TaskState>,
@@ -257,6 +258,14 @@ impl Hub {
             entry.session = None;
             self.wake(host);
         }
+    }
+
+    /// The agent sees more than it did.
+    pub(super) fn inventory(&self, host: &Key, id: u64, inventory: Inventory) -> Result<(), SessionError> {
+        self.with_session(host, id, |entry| {
+            entry.inventory = Some(Arc::new(inventory));
+            Ok(Consequence { wake: true, ..Consequence::default() })
+        })
     }
 
     /// The agent got on with a task.

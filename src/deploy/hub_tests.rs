@@ -53,6 +53,19 @@ fn tasks(messages: &mut Messages) -> Vec<String> {
 }
 
 #[test]
+fn a_later_inventory_takes_the_place_of_the_first_and_wakes_the_host() {
+    let mut bench = bench();
+    bench.hub.registered(&host(), 3, "key", Inventory::default()).unwrap();
+    let (attached, _messages) = bench.attach(3, "key", Hello::default());
+    bench.woken();
+    let later = Inventory { serial_number: "S1".into(), ..Default::default() };
+    bench.hub.inventory(&host(), attached.id, later.clone()).unwrap();
+    assert_eq!(bench.woken(), 1);
+    assert_eq!(bench.hub.view(&host()).unwrap().inventory.as_deref(), Some(&later));
+    assert!(bench.hub.inventory(&host(), attached.id + 1, later).is_err(), "of another session");
+}
+
+#[test]
 fn an_agent_is_seen_while_it_is_connected() {
     let mut bench = bench();
     assert_eq!(bench.hub.view(&host()), None);

@@ -72,7 +72,13 @@ pub(super) fn inventory(mut inventory: Inventory) -> Result<Inventory, TooMany> 
     }
     for n in &mut i.nics {
         at_most("addresses of a NIC", n.addresses.len(), MAX_WORDS)?;
-        [&mut n.name, &mut n.mac, &mut n.model].into_iter().chain(&mut n.addresses).for_each(fact);
+        [&mut n.name, &mut n.mac, &mut n.model, &mut n.driver]
+            .into_iter()
+            .chain(&mut n.addresses)
+            .for_each(fact);
+        if let Some(heard) = &mut n.lldp {
+            [&mut heard.chassis_id, &mut heard.port_id, &mut heard.system_name].into_iter().for_each(fact);
+        }
     }
     Ok(inventory)
 }

@@ -116,6 +116,11 @@ fn handle(context: &AgentContext, agent: &Agent, id: u64, message: AgentMessage)
             context.hub.result(&agent.host, id, result)
         }
         Some(Body::Heartbeat(_)) => Ok(()),
+        Some(Body::Inventory(inventory)) => {
+            let inventory =
+                screen::inventory(inventory).map_err(|error| Status::invalid_argument(error.to_string()))?;
+            context.hub.inventory(&agent.host, id, inventory)
+        }
         Some(Body::Hello(_)) => return Err(Status::invalid_argument("hello came twice")),
         // A message of a later protocol version: what is not understood is not acted on.
         None => Ok(()),

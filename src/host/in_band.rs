@@ -6,10 +6,11 @@
 //!   disks of the BMC without a serial number, which may be one that the agent sees, and removable disks, among which
 //!   are the BMC's own media.
 //! - The agent's addresses are not taken: they are gone when it is.
+//! - A switch that said who it is stays known until the port hears of another one.
 //! - Memory modules, GPUs, boot mode and Secure Boot are known from within only: what was seen last counts.
 
 use ferric_api::HardwareDetails;
-use ferric_api::hardware::{Cpu, Gpu, MemoryModule, Nic, Storage};
+use ferric_api::hardware::{Cpu, Gpu, Lldp, MemoryModule, Nic, Storage};
 use ferric_api::host::BootMode;
 use ferric_protocol::v1::{self, DiskType, Inventory};
 
@@ -148,6 +149,15 @@ fn nics(known: &[Nic], seen: &[v1::Nic]) -> Vec<Nic> {
             entry.driver = fact(&nic.driver);
         }
         entry.pxe |= nic.pxe;
+        // What was heard last counts, and silence says nothing: it may have been too short.
+        if let Some(heard) = &nic.lldp {
+            entry.lldp = Some(Lldp {
+                switch_id: fact(&heard.chassis_id),
+                port_id: fact(&heard.port_id),
+                switch_system_name: fact(&heard.system_name),
+            });
+            entry.vlan_id = Some(i64::from(heard.port_vlan_id)).filter(|id| (1..=4094).contains(id));
+        }
     }
     merged
 }
@@ -308,6 +318,29 @@ mod tests {
         // A GPU that was taken out is gone; the list that says so is not left out of a patch.
         let without = merge(&merged, &Inventory { gpus: Vec::new(), ..seen() });
         assert_eq!(without.gpus, Some(Vec::new()));
+    }
+
+    #[test]
+    fn a_neighbour_is_kept_until_another_is_heard() {
+        let heard = |switch: &str, vlan: u32| {
+            let mut inventory = seen();
+            inventory.nics[1].lldp = Some(v1::LldpNeighbour {
+                chassis_id: switch.into(),
+                port_id: "Ethernet1/7\n".into(),
+                system_name: "leaf".repeat(100),
+                port_vlan_id: vlan,
+            });
+            inventory
+        };
+        let merged = merge(&told(), &heard("aa:bb:cc:00:00:01", 12));
+        assert_eq!(merged.nics[0].lldp, None);
+        let lldp = merged.nics[1].lldp.clone().unwrap();
+        assert_eq!((lldp.switch_id.as_str(), lldp.port_id.as_str()), ("aa:bb:cc:00:00:01", "Ethernet1/7 "));
+        assert_eq!((lldp.switch_system_name.len(), merged.nics[1].vlan_id), (LONGEST, Some(12)));
+        assert_eq!(merge(&merged, &seen()), merged, "silence takes nothing away");
+        let moved = merge(&merged, &heard("aa:bb:cc:00:00:02", 9999));
+        assert_eq!(moved.nics[1].lldp.as_ref().unwrap().switch_id, "aa:bb:cc:00:00:02");
+        assert_eq!(moved.nics[1].vlan_id, None, "no VLAN has this number");
     }
 
     #[test]

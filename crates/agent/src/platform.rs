@@ -15,6 +15,11 @@ pub trait Platform: Send + Sync + 'static {
     /// Looks at the hardware, anew each time.
     fn inventory(&self) -> io::Result<Inventory>;
 
+    /// Tells when the inventory has become more than it was, such as by a switch that said who it is. `None`: it does not.
+    fn inventory_changes(&self) -> Option<tokio::sync::watch::Receiver<()>> {
+        None
+    }
+
     /// Opens a disk by the name that it has in the inventory, for this process alone.
     fn open_disk(&self, name: &str) -> io::Result<Box<dyn BlockDevice>>;
 

@@ -22,6 +22,8 @@ use crate::{
 
 /// Once registered, an agent does not give up at the first refusal: the provider may have lost track for a moment.
 const REFUSALS_ONCE_REGISTERED: u32 = 10;
+/// How long further changes of the inventory are waited for.
+const BURST: Duration = Duration::from_secs(1);
 /// Bounds what the provider may ask for.
 const HEARTBEAT: std::ops::RangeInclusive<u64> = 1..=3600;
 
@@ -83,6 +85,7 @@ pub async fn run(
     let stop = cancel.child_token();
     let _stop_on_drop = stop.clone().drop_guard();
     let shared = Shared::new();
+    let _watching = AbortOnDropHandle::new(tokio::spawn(look_again(platform.clone(), shared.clone())));
     let worker = Worker { shared: shared.clone(), platform, options: options.clone(), tls, clock };
     let mut worker = AbortOnDropHandle::new(tokio::spawn(worker.run(stop.clone())));
     let patience = options.power_ack_timeout;
@@ -145,6 +148,22 @@ fn release_drives(platform: &dyn Platform, inventory: &Inventory) {
             Err(error) => {
                 tracing::warn!(disk = disk.name, error, "the drive does not say whether it is locked")
             }
+        }
+    }
+}
+
+/// Looks at the hardware again whenever there is more to see.
+async fn look_again(platform: Arc<dyn Platform>, shared: Arc<Shared>) {
+    let Some(mut changes) = platform.inventory_changes() else { return };
+    while changes.changed().await.is_ok() {
+        // What comes in a burst is one change.
+        tokio::time::sleep(BURST).await;
+        changes.mark_unchanged();
+        let platform = platform.clone();
+        match tokio::task::spawn_blocking(move || platform.inventory()).await {
+            Ok(Ok(inventory)) => shared.set_inventory(inventory),
+            Ok(Err(error)) => tracing::warn!(%error, "the inventory cannot be read again"),
+            Err(error) => tracing::warn!(%error, "the inventory cannot be read again"),
         }
     }
 }
@@ -213,7 +232,9 @@ impl Provider {
         let request = RegisterRequest {
             protocol_version: PROTOCOL_VERSION,
             boot_token: self.token.clone(),
-            inventory: Some(self.inventory.clone()),
+            inventory: Some(
+                self.shared.inventory().map_or_else(|| self.inventory.clone(), Arc::unwrap_or_clone),
+            ),
         };
         let answered = tokio::time::timeout(self.options.request_timeout, client.register(request)).await;
         let response =

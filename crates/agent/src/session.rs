@@ -4,8 +4,8 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use ferric_protocol::v1::{
-    AgentMessage, Heartbeat, Hello, ProviderMessage, TaskProgress, TaskResult, agent_message::Body,
-    agent_service_client::AgentServiceClient, provider_message,
+    AgentMessage, Heartbeat, Hello, Inventory, ProviderMessage, TaskProgress, TaskResult,
+    agent_message::Body, agent_service_client::AgentServiceClient, provider_message,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -65,6 +65,7 @@ pub(crate) async fn hold(
         patience: options.request_timeout,
         told_results: HashSet::new(),
         told_progress: None,
+        told_inventory: None,
     };
     session.run(inbox, changed, heartbeat).await
 }
@@ -84,6 +85,7 @@ struct Session<'a> {
     patience: Duration,
     told_results: HashSet<String>,
     told_progress: Option<TaskProgress>,
+    told_inventory: Option<Arc<Inventory>>,
 }
 
 impl Session<'_> {
@@ -149,6 +151,13 @@ impl Session<'_> {
             (new.cloned().collect::<Vec<_>>(), ledger.running().cloned())
         };
         let mut told = false;
+        // Before the results: what a result sets off may want to know it.
+        if let Some(inventory) = self.shared.inventory()
+            && self.told_inventory.as_ref() != Some(&inventory)
+        {
+            self.told_inventory = Some(inventory.clone());
+            told |= self.tell(Body::Inventory(Arc::unwrap_or_clone(inventory))).await?;
+        }
         for result in results {
             told |= self.tell_result(result).await?;
         }

@@ -36,6 +36,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Shared {
     ledger: Mutex<Ledger>,
+    /// What is seen of the hardware now, where that is more than at the start.
+    inventory: Mutex<Option<Arc<Inventory>>>,
     /// Something worth telling the provider has changed.
     changed: watch::Sender<()>,
     /// There may be something to do.
@@ -49,6 +51,7 @@ impl Shared {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             ledger: Mutex::default(),
+            inventory: Mutex::default(),
             changed: watch::Sender::new(()),
             work: Notify::new(),
             running: Mutex::default(),
@@ -59,6 +62,17 @@ impl Shared {
     /// Looks at or changes the ledger. Never held across an await.
     pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
         lock(&self.ledger)
+    }
+
+    /// What is seen of the hardware now, where that is more than at the start.
+    pub(crate) fn inventory(&self) -> Option<Arc<Inventory>> {
+        lock(&self.inventory).clone()
+    }
+
+    /// More is seen than before; the session is told.
+    pub(crate) fn set_inventory(&self, inventory: Inventory) {
+        *lock(&self.inventory) = Some(Arc::new(inventory));
+        self.announce();
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<()> {

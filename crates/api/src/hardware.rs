@@ -226,6 +226,31 @@ pub struct Nic {
     /// Driver that the agent's kernel has for it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub driver: String,
+    /// VLAN of frames without a tag, 1 to 4094, as the switch said it; absent when not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4094))]
+    pub vlan_id: Option<i64>,
+    /// The switch port at the other end of the cable, as it said by LLDP. In band only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lldp: Option<Lldp>,
+}
+
+/// The other end of a cable, as it said by LLDP (IEEE 802.1AB). Field names are those of Metal3.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Lldp {
+    /// Chassis ID: a MAC address with colons, or a name.
+    #[serde(default, rename = "switchID", skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 512))]
+    pub switch_id: String,
+    /// Port ID: a MAC address with colons, or a name such as `Ethernet1/7`.
+    #[serde(default, rename = "portID", skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 512))]
+    pub port_id: String,
+    /// System name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 512))]
+    pub switch_system_name: String,
 }
 
 /// A disk.

@@ -101,6 +101,7 @@ fn inventory(spec: &ServerSpec) -> v1::Inventory {
                 link_up: true,
                 pxe: port == 0,
                 driver: "virtio_net".to_owned(),
+                lldp: None,
             })
             .collect(),
         firmware: Some(v1::Firmware {
@@ -114,6 +115,7 @@ fn inventory(spec: &ServerSpec) -> v1::Inventory {
         installed_memory_bytes: u64::from(class.memory_gib) << 30,
         gpus: Vec::new(),
         secure_boot: Some(false),
+        neighbours_pending: false,
     }
 }
 

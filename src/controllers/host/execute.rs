@@ -173,6 +173,11 @@ async fn after_write(
             if *keep_agent { acknowledge(key, context) } else { context.end_agent(key) }
         }
         RecordWrite::StartDisk { .. } => {
+            // What the agent heard of its switches may have come after the cleaning, or there was none.
+            // Its loss is no reason to leave the server where it is.
+            if let Err(error) = hardware::save_in_band(key, context).await {
+                tracing::warn!(host = %key, %error, "what the agent saw is not saved");
+            }
             acknowledge(key, context);
             context.with(key, |r| {
                 r.bmc.attempt = 0;

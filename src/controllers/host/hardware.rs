@@ -49,9 +49,18 @@ pub(super) async fn save(
     }
 }
 
+/// Adds to what the BMC told what the connected agent sees from within.
+pub(super) async fn save_in_band(key: &Key, context: &HostContext) -> Result<(), ReconcileError> {
+    add(key, context, false).await
+}
+
 /// Saves the evidence of the cleaning that the connected agent has just finished, and adds to what the BMC told what the
 /// agent sees from within.
 pub(super) async fn save_evidence(key: &Key, context: &HostContext) -> Result<(), ReconcileError> {
+    add(key, context, true).await
+}
+
+async fn add(key: &Key, context: &HostContext, cleaned: bool) -> Result<(), ReconcileError> {
     let Some(view) = context.hub.view(key) else { return Ok(()) };
     let api: Api<HardwareData> = Api::namespaced(context.client.clone(), &key.namespace);
     // Without inspection there is nothing to add to, and nowhere to keep the evidence.
@@ -67,7 +76,7 @@ pub(super) async fn save_evidence(key: &Key, context: &HostContext) -> Result<()
         TaskState::Succeeded(TaskOutcome::Clean(result)) => Some(result.clone()),
         _ => None,
     });
-    if let Some(result) = result {
+    if let Some(result) = result.filter(|_| cleaned) {
         spec.insert("cleaning".to_owned(), serde_json::json!(evidence(&result)));
     }
     if spec.is_empty() {

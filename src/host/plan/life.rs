@@ -10,7 +10,7 @@ use ferric_protocol::v1::TaskErrorCode;
 
 use super::boot::{agent, read_power};
 use super::{LONG, SHORT, act, after, annotation, fresh_power, live, record, seed, state_of, until, wait};
-use crate::deploy::hub::{TaskOutcome, TaskState};
+use crate::deploy::hub::{AgentView, TaskOutcome, TaskState};
 use crate::deploy::images::ImageState;
 use crate::host::backoff::spread;
 use crate::host::consumer::cleaning_mode;
@@ -92,11 +92,31 @@ pub(super) fn clean(o: &Observation<'_>, state: State) -> Plan {
     match view.tasks.get(&id) {
         None => act(state, Action::Task(AgentTask::Clean { id, mode })),
         Some(TaskState::Succeeded(_)) => {
-            let write = RecordWrite::Cleaned { mode, keep_agent: o.consumer.desired().is_some() };
+            let keep_agent = o.consumer.desired().is_some();
+            // Nobody waits for a host that is to be free: a switch says who it is twice a minute.
+            if !keep_agent && let Some(plan) = listen(o, view, state) {
+                return plan;
+            }
+            let write = RecordWrite::Cleaned { mode, keep_agent };
             act(state, Action::Write { write, guarded: false })
         }
         Some(other) => task(state, "cleaning", other),
     }
+}
+
+/// How long a free host's agent is kept for what switches say of themselves, from its connection on. They do so every 30 s
+/// (IEEE 802.1AB, 9.2.5: msgTxInterval), and the agent gives up before this.
+const NEIGHBOURS: Duration = Duration::from_secs(60);
+
+/// The wait for an agent that still listens for its switches.
+fn listen(o: &Observation<'_>, view: &AgentView, state: State) -> Option<Plan> {
+    let listens = view.inventory.as_ref().is_some_and(|inventory| inventory.neighbours_pending);
+    let deadline = after(view.connected_since, NEIGHBOURS);
+    (listens && o.now < deadline).then(|| {
+        let waiting =
+            Wait::new("Neighbours", "the switches to say who they are (LLDP)", until(o.now, deadline));
+        wait(state, waiting.until(deadline))
+    })
 }
 
 /// The ID of a task names what it is about: an agent keeps its results, and one that was cleaned before and is to be

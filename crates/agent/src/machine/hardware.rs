@@ -75,6 +75,7 @@ pub(super) fn inventory(root: &Path, boot_mac: &str) -> Inventory {
         memory_modules,
         gpus: gpu::gpus(&sys),
         secure_boot: dmi::secure_boot(&sys),
+        neighbours_pending: false,
     }
 }
 
@@ -271,6 +272,7 @@ fn nics(sys: &Path, boot_mac: &str) -> Vec<Nic> {
                     .unwrap_or(0),
                 link_up: sysfs::flag(path.join("carrier")),
                 mac,
+                lldp: None,
             }
         })
         .collect()

@@ -24,6 +24,9 @@ const SHORTEST: Duration = Duration::from_secs(60);
 /// Where the server names none.
 const USUAL: Duration = Duration::from_secs(3600);
 
+/// More servers of names are not asked anyway.
+const MOST_SERVERS: usize = 8;
+
 /// What a server lends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Lease {
@@ -31,8 +34,15 @@ pub(super) struct Lease {
     pub(super) prefix: u8,
     pub(super) gateway: Option<Ipv4Addr>,
     pub(super) server: Ipv4Addr,
+    /// Servers of names (option 6, RFC 2132, 3.8), at most [`MOST_SERVERS`].
+    pub(super) name_servers: Vec<Ipv4Addr>,
     /// After half of it, it is asked for again.
     pub(super) length: Duration,
+}
+
+/// When a lease is asked for again, of which `left` is left: after half of that (RFC 2131, 4.4.5), but not all the time.
+pub(super) fn again_in(left: Duration) -> Duration {
+    (left / 2).max(SHORTEST / 2)
 }
 
 /// Asks for a lease on an interface, for `wanted` first where that is given.
@@ -88,12 +98,18 @@ fn encode(message: &Message) -> io::Result<Vec<u8>> {
 
 /// Reads a packet with only those options that are needed: the decoder asserts, in builds with assertions, what other
 /// options must look like, and a packet from anyone on the network must not end the agent.
-fn decode(packet: &[u8]) -> Option<Message> {
+pub(super) fn decode(packet: &[u8]) -> Option<Message> {
     /// Fixed fields and the magic cookie (RFC 2131, 2).
     const HEAD: usize = 240;
-    /// Mask, routers, lease time, kind of message and server (RFC 2132), and the end.
-    const NEEDED: [u8; 5] = [1, 3, 51, 53, 54];
+    /// End of the options (RFC 2132, 3.2).
     const END: u8 = 255;
+    // Mask, routers, servers of names, lease time, kind of message and server (RFC 2132, 3.3, 3.5, 3.8, 9.2, 9.6, 9.7).
+    let needed = |code: u8, value: &[u8]| match code {
+        1 | 51 | 54 => value.len() == 4,
+        3 | 6 => !value.is_empty() && value.len().is_multiple_of(4),
+        53 => value.len() == 1,
+        _ => false,
+    };
     let mut kept = packet.get(..HEAD)?.to_vec();
     let mut rest = &packet[HEAD..];
     while let [code, tail @ ..] = rest {
@@ -103,7 +119,7 @@ fn decode(packet: &[u8]) -> Option<Message> {
             code => {
                 let (length, tail) = tail.split_first()?;
                 let (value, after) = tail.split_at_checked((*length).into())?;
-                if NEEDED.contains(&code) {
+                if needed(code, value) {
                     kept.extend([code, *length]);
                     kept.extend(value);
                 }
@@ -131,6 +147,7 @@ fn request(
     options.insert(DhcpOption::ParameterRequestList(vec![
         OptionCode::SubnetMask,
         OptionCode::Router,
+        OptionCode::DomainNameServer,
         OptionCode::AddressLeaseTime,
         OptionCode::ServerIdentifier,
     ]));
@@ -173,6 +190,10 @@ fn answer(message: &Message, xid: u32, kind: MessageType) -> Option<Lease> {
         }
         _ => None,
     };
+    let name_servers = match options.get(OptionCode::DomainNameServer) {
+        Some(DhcpOption::DomainNameServer(servers)) => servers.iter().copied().take(MOST_SERVERS).collect(),
+        _ => Vec::new(),
+    };
     let server = match options.get(OptionCode::ServerIdentifier) {
         Some(DhcpOption::ServerIdentifier(server)) => *server,
         _ => message.siaddr(),
@@ -182,7 +203,7 @@ fn answer(message: &Message, xid: u32, kind: MessageType) -> Option<Lease> {
         _ => USUAL,
     };
     let prefix = u8::try_from(mask.leading_ones()).unwrap_or(32);
-    Some(Lease { address: message.yiaddr(), prefix, gateway, server, length })
+    Some(Lease { address: message.yiaddr(), prefix, gateway, server, name_servers, length })
 }
 
 #[cfg(test)]
@@ -198,6 +219,8 @@ mod tests {
         message.set_yiaddr(Ipv4Addr::new(10, 0, 0, 9));
         message.opts_mut().insert(DhcpOption::SubnetMask(mask));
         message.opts_mut().insert(DhcpOption::Router(vec![Ipv4Addr::new(10, 0, 0, 254)]));
+        let servers = vec![Ipv4Addr::new(10, 0, 0, 53), Ipv4Addr::new(10, 0, 0, 54)];
+        message.opts_mut().insert(DhcpOption::DomainNameServer(servers));
         message.opts_mut().insert(DhcpOption::AddressLeaseTime(10));
         message
     }
@@ -208,6 +231,7 @@ mod tests {
         let lease = offered(&decode(&bytes).unwrap(), 7).unwrap();
         assert_eq!((lease.address, lease.prefix), (Ipv4Addr::new(10, 0, 0, 9), 22));
         assert_eq!(lease.gateway, Some(Ipv4Addr::new(10, 0, 0, 254)));
+        assert_eq!(lease.name_servers, [Ipv4Addr::new(10, 0, 0, 53), Ipv4Addr::new(10, 0, 0, 54)]);
         assert_eq!((lease.server, lease.length), (Ipv4Addr::new(10, 0, 0, 1), SHORTEST));
     }
 

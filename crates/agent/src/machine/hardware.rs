@@ -4,13 +4,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use ferric_agent::{FirmwareVariables, erase::Drive};
 use ferric_image::{BlockDevice, DirectDisk};
 use ferric_protocol::v1::{BootMode, Cpu, Disk, DiskType, Inventory, Nic};
 
-use super::{dmi, drive::RealDrive, efivars::EfiVariables, gpu, smbios, sysfs};
+use super::{dmi, drive::RealDrive, efivars::EfiVariables, gpu, neighbours::Neighbours, smbios, sysfs};
 
 /// `/sys/block/*/size` counts in these, whatever the disk's block size (Documentation/ABI/stable/sysfs-block).
 const SECTOR: u64 = 512;
@@ -21,11 +22,22 @@ const NO_DISKS: [&str; 9] = ["loop", "ram", "dm-", "md", "nbd", "zram", "fd", "s
 pub(super) struct Machine {
     /// MAC that it was booted from, where that is known.
     pub(super) boot_mac: String,
+    /// What the switches said so far.
+    pub(super) neighbours: Arc<Neighbours>,
 }
 
 impl ferric_agent::Platform for Machine {
     fn inventory(&self) -> io::Result<Inventory> {
-        Ok(inventory(Path::new("/"), &self.boot_mac))
+        // Asked first: what is heard in between is told as pending, and told again.
+        let neighbours_pending = self.neighbours.is_pending();
+        let mut inventory = inventory(Path::new("/"), &self.boot_mac);
+        self.neighbours.add_to(&mut inventory.nics);
+        inventory.neighbours_pending = neighbours_pending;
+        Ok(inventory)
+    }
+
+    fn inventory_changes(&self) -> Option<tokio::sync::watch::Receiver<()>> {
+        Some(self.neighbours.changes())
     }
 
     fn open_disk(&self, name: &str) -> io::Result<Box<dyn BlockDevice>> {
@@ -258,7 +270,7 @@ fn nics(sys: &Path, boot_mac: &str) -> Vec<Nic> {
     physical_nics(sys)
         .iter()
         .map(|path| {
-            let mac = sysfs::text(path.join("address")).to_ascii_lowercase();
+            let mac = own_mac(path);
             let ids = (sysfs::text(path.join("device/vendor")), sysfs::text(path.join("device/device")));
             let driver = sysfs::link_name(path.join("device/driver"));
             Nic {
@@ -276,6 +288,14 @@ fn nics(sys: &Path, boot_mac: &str) -> Vec<Nic> {
             }
         })
         .collect()
+}
+
+/// A card's own MAC address, in lower case: one in a bond shows the bond's instead (`perm_hwaddr` of
+/// Documentation/ABI/testing/sysfs-class-net in the folder of the bond's member).
+pub(super) fn own_mac(folder: &Path) -> String {
+    let own = sysfs::text(folder.join("bonding_slave/perm_hwaddr"));
+    let mac = if own.is_empty() { sysfs::text(folder.join("address")) } else { own };
+    mac.to_ascii_lowercase()
 }
 
 /// Folders of `/sys/class/net` that stand for hardware.

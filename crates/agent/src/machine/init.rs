@@ -3,19 +3,27 @@
 use std::{sync::Arc, time::Duration};
 
 use ferric_agent::{AgentError, AgentOptions, Exit};
-use ferric_protocol::BootData;
+use ferric_protocol::{
+    BootData, NetworkPlan,
+    net::{LinkKind, Mac},
+};
 use rustix::system::RebootCommand;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    boot_nic::boot_interface,
     console::{self, say},
     hardware::Machine,
     modules::Loader,
     mounts,
+    neighbours::Neighbours,
+    netlink::Nics,
     network::Network,
-    static_net, sysfs,
+    sysfs,
 };
 
+/// Where the C library looks for servers of names.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// How long a machine that cannot go on shows why, before it is switched off.
 const LAST_WORDS: Duration = Duration::from_secs(30);
 /// How long devices get to appear after the last module was loaded.
@@ -47,7 +55,11 @@ pub(crate) fn run() -> ! {
         Ok(boot) => boot,
         Err(error) => give_up(&error.to_string()),
     };
-    load_modules();
+    let plan = match NetworkPlan::parse(&cmdline) {
+        Ok(plan) => plan,
+        Err(error) => give_up(&error.to_string()),
+    };
+    load_modules(plan.as_ref());
     if let Err(error) = mounts::efi_variables() {
         say(&error.to_string());
     }
@@ -57,8 +69,9 @@ pub(crate) fn run() -> ! {
         Err(error) => give_up(&format!("no threads: {error}")),
     };
     // A panic within ends here, and not at the kernel.
-    let lived =
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(live(boot, &cmdline))));
+    let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        runtime.block_on(live(boot, plan, boot_interface(&cmdline)))
+    }));
     match lived {
         Ok(Ok(Exit::Reboot)) => end(RebootCommand::Restart, "restarting"),
         Ok(Ok(Exit::PowerOff | Exit::Cancelled)) => end(RebootCommand::PowerOff, "switching off"),
@@ -68,19 +81,23 @@ pub(crate) fn run() -> ! {
 }
 
 /// Network, then the agent.
-async fn live(boot: BootData, cmdline: &str) -> Result<Exit, String> {
-    let fixed = static_net::parse(cmdline).map_err(|error| error.to_string())?;
-    let preferred = static_net::boot_interface(cmdline);
-    let network = Network::open().map_err(|error| format!("the kernel's network cannot be used: {error}"))?;
-    let used = network.bring_up(&fixed, preferred.as_deref()).await;
+async fn live(boot: BootData, plan: Option<NetworkPlan>, preferred: Option<Mac>) -> Result<Exit, String> {
+    let network = Network::open(Nics::Hardware, RESOLV_CONF)
+        .map_err(|error| format!("the kernel's network cannot be used: {error}"))?;
+    let neighbours = Neighbours::new();
+    if let Err(error) = neighbours.listen(network.links()) {
+        say(&format!("switches are not listened to: {error}"));
+    }
+    let used = network.bring_up(plan.as_ref(), preferred).await;
     say(&format!("connecting to the provider at {}", boot.provider_url()));
-    let machine = Arc::new(Machine { boot_mac: preferred.unwrap_or(used) });
+    let boot_mac = preferred.or(used).map(|mac| mac.to_string()).unwrap_or_default();
+    let machine = Arc::new(Machine { boot_mac, neighbours });
     let ended = ferric_agent::run(boot, machine, AgentOptions::default(), CancellationToken::new()).await;
     ended.map_err(|error: AgentError| error.to_string())
 }
 
-/// Loads what devices ask for until nothing new turns up.
-fn load_modules() {
+/// Loads what devices ask for until nothing new turns up, and what the network is to be made of.
+fn load_modules(plan: Option<&NetworkPlan>) {
     let Some(mut loader) = Loader::for_running_kernel() else {
         say("the initramfs has no modules for this kernel; going on with what is built in");
         return;
@@ -97,6 +114,14 @@ fn load_modules() {
         }
         // Disks and links appear some time after their driver.
         std::thread::sleep(Duration::from_millis(200));
+    }
+    let links = plan.map(NetworkPlan::links).unwrap_or_default();
+    if links.iter().any(|link| matches!(link.kind, LinkKind::Bond { .. })) {
+        // No bond but those that are asked for.
+        loader.load_with("bonding", c"max_bonds=0");
+    }
+    if links.iter().any(|link| matches!(link.kind, LinkKind::Vlan { .. })) {
+        loader.load_with("8021q", c"");
     }
     say(&format!("{} kernel modules loaded", loader.loaded()));
 }

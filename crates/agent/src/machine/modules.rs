@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    ffi::CStr,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -167,23 +168,36 @@ impl Loader {
         self.loaded > before
     }
 
+    /// Loads one that no device asks for, with parameters for itself.
+    pub(super) fn load_with(&mut self, module: &str, parameters: &CStr) {
+        let own = self.index.files.get(&underscored(module)).map(|(file, _)| file.clone());
+        for file in self.index.order(module).into_iter().map(str::to_owned).collect::<Vec<_>>() {
+            let parameters = if Some(&file) == own.as_ref() { parameters } else { c"" };
+            self.insert_once(module, file, parameters);
+        }
+    }
+
     fn load(&mut self, module: &str) {
         let files: Vec<String> = self.index.order(module).into_iter().map(str::to_owned).collect();
         for file in files {
-            if !self.tried.insert(file.clone()) {
-                continue;
-            }
-            match insert(&self.folder.join(&file)) {
-                Ok(()) => self.loaded += 1,
-                Err(error) => tracing::debug!(module, file, %error, "module not loaded"),
-            }
+            self.insert_once(module, file, c"");
+        }
+    }
+
+    fn insert_once(&mut self, module: &str, file: String, parameters: &CStr) {
+        if !self.tried.insert(file.clone()) {
+            return;
+        }
+        match insert(&self.folder.join(&file), parameters) {
+            Ok(()) => self.loaded += 1,
+            Err(error) => tracing::debug!(module, file, %error, "module not loaded"),
         }
     }
 }
 
-fn insert(file: &Path) -> io::Result<()> {
+fn insert(file: &Path, parameters: &CStr) -> io::Result<()> {
     let module = File::open(file)?;
-    match rustix::system::finit_module(&module, c"", 0) {
+    match rustix::system::finit_module(&module, parameters, 0) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
         Err(error) => Err(error.into()),
     }

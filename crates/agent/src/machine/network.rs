@@ -1,16 +1,23 @@
-//! Brings links up and gives them addresses.
+//! Brings up the machine's network: as it was described on the kernel's command line, else by asking around on each card
+//! with a link.
 
 use std::{
+    collections::BTreeMap,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::Path,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use futures::TryStreamExt;
-use rtnetlink::{Handle, LinkUnspec, LinkVlan, RouteMessageBuilder};
+use ferric_protocol::net::{Addressing, Link, LinkKind, Mac, NetworkPlan};
+use tokio::{sync::mpsc, task::JoinSet};
 
-use super::{console::say, dhcp, hardware, static_net::StaticNet, sysfs};
+use super::{
+    addresses::{Six, Target},
+    console::say,
+    names::{Names, Source},
+    netlink::{Bond, Interface, Links, Nics},
+    rdnss,
+};
 
 /// How long is waited for a link after it was brought up. Switches take up to 30 s with spanning tree, more while a
 /// port negotiates.
@@ -21,66 +28,133 @@ const LOOK: Duration = Duration::from_millis(200);
 const OTHERS: Duration = Duration::from_secs(3);
 /// Between two rounds over all interfaces.
 const ROUND: Duration = Duration::from_secs(5);
+/// How long an address is waited for on one card before the next is tried: all tries of DHCP, and a little.
+const PATIENCE: Duration = Duration::from_secs(25);
+/// How often the links of a bond are looked at where nobody says (milliseconds; the usual value).
+const MIIMON: u32 = 100;
+/// Rank of the first link's ways; the kernel's own are at 1024 for IPv6 (`IP6_RT_PRIO_USER` of net/ip6_route.h).
+const FIRST_RANK: u32 = 100;
+/// Ways through a link that is down are passed over (Documentation/networking/ip-sysctl.rst).
+const IGNORE_DOWN: [&str; 2] = [
+    "/proc/sys/net/ipv4/conf/all/ignore_routes_with_linkdown",
+    "/proc/sys/net/ipv6/conf/all/ignore_routes_with_linkdown",
+];
 
-/// The machine's network.
+/// The machine's network. Leases are kept for as long as it lives.
 pub(super) struct Network {
-    handle: Handle,
-}
-
-/// An interface with a link.
-#[derive(Debug, Clone)]
-struct Interface {
-    name: String,
-    index: u32,
-    mac: String,
-    mac_bytes: [u8; 6],
+    links: Links,
+    names: Arc<Names>,
+    tasks: Mutex<JoinSet<()>>,
 }
 
 impl Network {
-    /// Opens the kernel's interface. Must be called within a runtime.
-    pub(super) fn open() -> io::Result<Self> {
-        let (connection, handle, _) = rtnetlink::new_connection()?;
-        tokio::spawn(connection);
-        Ok(Self { handle })
+    /// Opens the kernel's interfaces. Servers of names are written into `resolv_conf`. Must be called within a runtime.
+    pub(super) fn open(nics: Nics, resolv_conf: &str) -> io::Result<Self> {
+        let names = Arc::new(Names::new(resolv_conf));
+        if let Err(error) = rdnss::listen(names.clone()) {
+            tracing::debug!(%error, "name servers of routers are not heard");
+        }
+        for file in IGNORE_DOWN {
+            let _ = std::fs::write(file, "1");
+        }
+        Ok(Self { links: Links::open(nics)?, names, tasks: Mutex::default() })
     }
 
-    /// Does not return before there is an address. Leases are kept from then on. Returns the MAC address of the interface
-    /// that has it.
-    pub(super) async fn bring_up(&self, fixed: &[StaticNet], preferred: Option<&str>) -> String {
-        if let Err(error) = self.set_up("lo").await {
+    /// The kernel's interface.
+    pub(super) fn links(&self) -> Links {
+        self.links.clone()
+    }
+
+    /// Does not return before there is an address. Leases are kept from then on. Returns the MAC address of the card that
+    /// has it, where a single one does.
+    pub(super) async fn bring_up(&self, plan: Option<&NetworkPlan>, preferred: Option<Mac>) -> Option<Mac> {
+        if let Some(index) = Interface::named("lo").map(|lo| lo.index).or(Some(1))
+            && let Err(error) = self.links.up(index).await
+        {
             say(&format!("the loopback interface does not come up: {error}"));
         }
+        match plan {
+            Some(plan) => self.by_plan(plan).await,
+            None => self.by_asking(preferred).await,
+        }
+    }
+
+    async fn by_plan(&self, plan: &NetworkPlan) -> Option<Mac> {
+        self.names.set(Source::Given, plan.name_servers().to_vec());
+        let (ready, mut is_ready) = mpsc::unbounded_channel();
+        let make = Make {
+            links: self.links.clone(),
+            names: self.names.clone(),
+            plan: plan.clone(),
+            ready,
+            made: BTreeMap::new(),
+            tasks: JoinSet::new(),
+        };
+        self.lock().spawn(make.run());
+        let _ = is_ready.recv().await;
+        // Whoever is waited for later must find somebody to tell.
+        self.lock().spawn(async move { while is_ready.recv().await.is_some() {} });
+        plan.links().iter().find_map(|link| match link.kind {
+            LinkKind::Nic { mac } => Some(mac),
+            _ => None,
+        })
+    }
+
+    async fn by_asking(&self, preferred: Option<Mac>) -> Option<Mac> {
         loop {
-            let interfaces = self.with_carrier().await;
-            if interfaces.is_empty() {
+            let mut cards = self.with_carrier().await;
+            if cards.is_empty() {
                 say("no network interface has a link; looking again");
-            } else if fixed.is_empty() {
-                if let Some(mac) = self.lease_one(&interfaces, preferred).await {
-                    return mac;
+            }
+            // The one that the machine was booted from first.
+            cards.sort_by_key(|card| Some(card.mac) != preferred);
+            for card in cards {
+                let Interface { name, mac, .. } = &card;
+                say(&format!("{name} ({mac}): asking DHCP and routers for an address"));
+                let (ready, mut is_ready) = mpsc::unbounded_channel();
+                let mac = *mac;
+                let target = Target {
+                    links: self.links.clone(),
+                    names: self.names.clone(),
+                    interface: card,
+                    routes: Vec::new(),
+                    rank: FIRST_RANK,
+                    ready,
+                };
+                let mut tasks = JoinSet::new();
+                tasks.spawn(target.clone().dhcp4());
+                tasks.spawn(target.ipv6(Six::AsRoutersSay));
+                if let Ok(Some(())) = tokio::time::timeout(PATIENCE, is_ready.recv()).await {
+                    self.lock().spawn(async move {
+                        tokio::select! {
+                            () = async { while is_ready.recv().await.is_some() {} } => {}
+                            _ = tasks.join_next() => {}
+                        }
+                    });
+                    return Some(mac);
                 }
-            } else if self.assign(fixed).await {
-                return fixed.first().map(|net| net.mac.clone()).unwrap_or_default();
             }
             tokio::time::sleep(ROUND).await;
         }
     }
 
-    /// Brings all interfaces up and waits for links.
+    /// Brings all cards up and waits for links.
     async fn with_carrier(&self) -> Vec<Interface> {
         let started = Instant::now();
         let mut first = None;
         loop {
-            let nics = hardware::physical_nics(Path::new("/sys"));
-            for nic in &nics {
-                if let Err(error) = self.set_up(&sysfs::name(nic)).await {
-                    tracing::warn!(interface = sysfs::name(nic), %error, "the interface does not come up");
+            let cards = self.links.nics().cards();
+            for card in &cards {
+                if let Err(error) = self.links.up(card.index).await {
+                    tracing::warn!(interface = card.name, %error, "the interface does not come up");
                 }
             }
-            let up: Vec<_> = nics.iter().filter(|nic| sysfs::flag(nic.join("carrier"))).collect();
+            let all = cards.len();
+            let up: Vec<_> = cards.into_iter().filter(Interface::carrier).collect();
             if !up.is_empty() {
                 let first = *first.get_or_insert_with(Instant::now);
-                if up.len() == nics.len() || first.elapsed() > OTHERS {
-                    return up.into_iter().filter_map(|nic| interface(nic)).collect();
+                if up.len() == all || first.elapsed() > OTHERS {
+                    return up;
                 }
             }
             if started.elapsed() > CARRIER {
@@ -90,191 +164,156 @@ impl Network {
         }
     }
 
-    /// Asks DHCP on the interfaces, the one that the machine was booted from first.
-    async fn lease_one(&self, interfaces: &[Interface], preferred: Option<&str>) -> Option<String> {
-        let mut sorted: Vec<&Interface> = interfaces.iter().collect();
-        sorted.sort_by_key(|interface| Some(interface.mac.as_str()) != preferred);
-        for interface in sorted {
-            let Interface { name, mac, .. } = interface;
-            say(&format!("{name} ({mac}): asking DHCP for an address"));
-            match dhcp::lease(name, &interface.mac_bytes, None).await {
-                Ok(lease) => {
-                    if let Err(error) = self.take(interface, &lease).await {
-                        say(&format!("{name}: {} cannot be set: {error}", lease.address));
-                        continue;
-                    }
-                    say(&format!("{name}: {}/{} from {}", lease.address, lease.prefix, lease.server));
-                    let (network, interface) = (Self { handle: self.handle.clone() }, interface.clone());
-                    let mac = interface.mac.clone();
-                    tokio::spawn(async move { network.keep(interface, lease).await });
-                    return Some(mac);
-                }
-                Err(error) => say(&format!("{name}: {error}")),
-            }
-        }
-        // The kernel may have taken an address from a router by itself.
-        let (name, address) = global_ipv6(&sysfs::text("/proc/net/if_inet6"))?;
-        say(&format!("{name}: {address} from a router's advertisement"));
-        Some(
-            interfaces
-                .iter()
-                .find(|other| other.name == name)
-                .map(|other| other.mac.clone())
-                .unwrap_or_default(),
-        )
+    fn lock(&self) -> std::sync::MutexGuard<'_, JoinSet<()>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Asks again after half of the lease. An address that the server takes away is kept until there is another: the
-    /// session with the provider is worth more than tidiness.
-    async fn keep(&self, interface: Interface, mut lease: dhcp::Lease) {
+/// Makes the links of a plan, as far as there are cards for them, and gives them addresses.
+struct Make {
+    links: Links,
+    names: Arc<Names>,
+    plan: NetworkPlan,
+    ready: mpsc::UnboundedSender<()>,
+    made: BTreeMap<String, Interface>,
+    tasks: JoinSet<()>,
+}
+
+impl Make {
+    /// Goes on until all is made, then watches over it.
+    async fn run(mut self) {
+        let plan = self.plan.clone();
+        let mut begun = vec![false; plan.networks().len()];
+        let mut said = String::new();
         loop {
-            tokio::time::sleep(lease.length / 2).await;
-            match dhcp::lease(&interface.name, &interface.mac_bytes, Some(lease.address)).await {
-                Ok(new) => {
-                    if new.address != lease.address
-                        && let Err(error) = self.take(&interface, &new).await
-                    {
-                        say(&format!("{}: {} cannot be set: {error}", interface.name, new.address));
+            let mut missing = Vec::new();
+            for link in plan.links() {
+                match self.make(link).await {
+                    Ok(interface) => {
+                        self.made.insert(link.name.clone(), interface);
                     }
-                    lease = new;
-                }
-                Err(error) => tracing::warn!(interface = interface.name, %error, "the lease was not renewed"),
-            }
-        }
-    }
-
-    async fn take(&self, interface: &Interface, lease: &dhcp::Lease) -> Result<(), rtnetlink::Error> {
-        self.add_address(interface.index, lease.address.into(), lease.prefix).await?;
-        match lease.gateway {
-            Some(gateway) => self.add_default(gateway.into()).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Gives the interfaces the addresses of the command line. `false` if one could not be given.
-    async fn assign(&self, fixed: &[StaticNet]) -> bool {
-        let mut all = true;
-        for net in fixed {
-            match self.assign_one(net).await {
-                Ok(name) => say(&format!("{name}: {}/{} as given", net.address, net.prefix)),
-                Err(error) => {
-                    say(&format!("{}/{} on {}: {error}", net.address, net.prefix, net.mac));
-                    all = false;
+                    Err(why) => missing.push(format!("{}: {why}", link.name)),
                 }
             }
+            self.others_up().await;
+            for (number, (network, begun)) in plan.networks().iter().zip(&mut begun).enumerate() {
+                let Some(interface) = self.made.get(&network.link).filter(|_| !*begun) else { continue };
+                *begun = true;
+                let position =
+                    plan.links().iter().position(|link| link.name == network.link).unwrap_or(number);
+                let target = Target {
+                    links: self.links.clone(),
+                    names: self.names.clone(),
+                    interface: interface.clone(),
+                    routes: plan
+                        .routes()
+                        .iter()
+                        .filter(|route| route.link == network.link)
+                        .cloned()
+                        .collect(),
+                    rank: FIRST_RANK + u32::try_from(position).unwrap_or(0),
+                    ready: self.ready.clone(),
+                };
+                match network.addressing {
+                    Addressing::Static { address, prefix } => self.tasks.spawn(target.given(address, prefix)),
+                    Addressing::Dhcp4 => self.tasks.spawn(target.dhcp4()),
+                    Addressing::Dhcp6 => self.tasks.spawn(target.ipv6(Six::Stateful)),
+                    Addressing::Slaac => self.tasks.spawn(target.ipv6(Six::Slaac)),
+                };
+            }
+            if missing.is_empty() {
+                break;
+            }
+            let message = missing.join("; ");
+            if message != said {
+                say(&format!("the network is not complete: {message}"));
+                said = message;
+            }
+            tokio::time::sleep(ROUND).await;
         }
-        all
+        while self.tasks.join_next().await.is_some() {}
     }
 
-    async fn assign_one(&self, net: &StaticNet) -> Result<String, String> {
-        let nics = hardware::physical_nics(Path::new("/sys"));
-        let found = nics.iter().filter_map(|nic| interface(nic)).find(|interface| interface.mac == net.mac);
-        let mut interface = found.ok_or("no interface has this MAC address")?;
+    /// Makes one link, or what is missing of it. The error: what is still missing.
+    async fn make(&self, link: &Link) -> Result<Interface, String> {
         let said = |error: rtnetlink::Error| error.to_string();
-        if let Some(id) = net.vlan {
-            let name = format!("vlan{id}");
-            let vlan = LinkVlan::new(&name, interface.index, id).up().build();
-            self.handle.link().add(vlan).execute().await.or_else(exists).map_err(said)?;
-            self.set_up(&name).await.map_err(said)?;
-            let folder = Path::new("/sys/class/net").join(&name);
-            interface.index = sysfs::number(folder.join("ifindex")).ok_or("the VLAN has no interface")?;
-            interface.name = name;
-        }
-        self.add_address(interface.index, net.address, net.prefix).await.map_err(said)?;
-        if let Some(gateway) = net.gateway {
-            self.add_default(gateway).await.map_err(said)?;
-        }
-        Ok(interface.name)
-    }
-
-    async fn set_up(&self, name: &str) -> Result<(), rtnetlink::Error> {
-        let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
-        if let Some(link) = links.try_next().await? {
-            let up = LinkUnspec::new_with_index(link.header.index).up().build();
-            self.handle.link().set(up).execute().await?;
-        }
-        Ok(())
-    }
-
-    async fn add_address(&self, index: u32, address: IpAddr, prefix: u8) -> Result<(), rtnetlink::Error> {
-        self.handle.address().add(index, address, prefix).execute().await.or_else(exists)
-    }
-
-    async fn add_default(&self, gateway: IpAddr) -> Result<(), rtnetlink::Error> {
-        let route = match gateway {
-            IpAddr::V4(gateway) => RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build(),
-            IpAddr::V6(gateway) => RouteMessageBuilder::<Ipv6Addr>::new().gateway(gateway).build(),
+        let interface = match &link.kind {
+            LinkKind::Nic { mac } => self.card(*mac)?,
+            LinkKind::Bond { members, .. } => {
+                let bond = match Interface::named(&link.name) {
+                    Some(bond) => bond,
+                    None => self.bond(link).await?,
+                };
+                let mut missing = Vec::new();
+                for member in members {
+                    match self.made.get(member) {
+                        Some(card) => {
+                            self.links.enslave(card, &bond).await.map_err(|error| {
+                                format!("{} cannot be made part of it: {error}", card.name)
+                            })?;
+                        }
+                        None => missing.push(member.as_str()),
+                    }
+                }
+                if missing.len() == members.len() {
+                    return Err("none of its cards is there".to_owned());
+                }
+                bond
+            }
+            LinkKind::Vlan { parent, id, mac } => match Interface::named(&link.name) {
+                Some(vlan) => vlan,
+                None => {
+                    let parent = self.made.get(parent).ok_or("the link below it is not there")?;
+                    let added = self.links.add_vlan(&link.name, parent.index, *id, *mac).await;
+                    added.map_err(|error| format!("the VLAN cannot be made: {error}"))?;
+                    Interface::named(&link.name).ok_or("the VLAN has no interface")?
+                }
+            },
         };
-        self.handle.route().add(route).execute().await.or_else(exists)
-    }
-}
-
-/// What is there already is as good.
-fn exists(error: rtnetlink::Error) -> Result<(), rtnetlink::Error> {
-    match &error {
-        rtnetlink::Error::NetlinkError(message)
-            if message.raw_code() == -rustix::io::Errno::EXIST.raw_os_error() =>
-        {
-            Ok(())
+        if self.made.contains_key(&link.name) {
+            return Ok(interface);
         }
-        _ => Err(error),
-    }
-}
-
-/// The first usable global address in `/proc/net/if_inet6`: address, index, prefix, scope, flags and interface, all but
-/// the last in hexadecimal.
-fn global_ipv6(text: &str) -> Option<(String, Ipv6Addr)> {
-    /// `IFA_F_TENTATIVE | IFA_F_DADFAILED` of linux/if_addr.h.
-    const NOT_USABLE: u8 = 0x40 | 0x08;
-    text.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-        let [address, _, _, scope, flags, name] = fields.as_slice() else { return None };
-        let bits = (address.len() == 32).then(|| u128::from_str_radix(address, 16).ok()).flatten()?;
-        let usable = *scope == "00" && u8::from_str_radix(flags, 16).ok()? & NOT_USABLE == 0 && *name != "lo";
-        usable.then(|| ((*name).to_owned(), Ipv6Addr::from_bits(bits)))
-    })
-}
-
-fn interface(folder: &Path) -> Option<Interface> {
-    let mac = super::static_net::mac(&sysfs::text(folder.join("address")))?;
-    let mut mac_bytes = [0; 6];
-    for (byte, text) in mac_bytes.iter_mut().zip(mac.split(':')) {
-        *byte = u8::from_str_radix(text, 16).ok()?;
-    }
-    Some(Interface {
-        name: sysfs::name(folder),
-        index: sysfs::number(folder.join("ifindex"))?,
-        mac,
-        mac_bytes,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn only_a_global_address_that_may_be_used_counts() {
-        let lines = [
-            "00000000000000000000000000000001 01 80 10 80       lo",
-            "fe80000000000000505400fffe123456 02 40 20 80     eth0",
-            "20010db8000000000000000000000007 02 40 00 40     eth0",
-            "20010db8000000000000000000000008 02 40 00 08     eth0",
-            "20010db8000000000000000000000009 03 40 00 00     eth1",
-        ];
-        assert_eq!(global_ipv6(&lines[..4].join("\n")), None, "link-local, tentative and duplicate");
-        let expected = Some(("eth1".to_owned(), "2001:db8::9".parse().unwrap()));
-        assert_eq!(global_ipv6(&lines.join("\n")), expected);
+        if let Some(mtu) = link.mtu {
+            self.links.mtu(interface.index, mtu).await.map_err(said)?;
+        }
+        let routers = self.plan.networks().iter().any(|network| {
+            network.link == link.name && matches!(network.addressing, Addressing::Slaac | Addressing::Dhcp6)
+        });
+        interface.accept_routers(routers);
+        self.links.up(interface.index).await.map_err(said)?;
+        Ok(interface)
     }
 
-    proptest! {
-        #[test]
-        fn no_text_makes_it_panic(text in "[0-9a-fg \n]{0,80}") {
-            let _ = global_ipv6(&text);
+    fn card(&self, mac: Mac) -> Result<Interface, String> {
+        let found = self.links.nics().cards().into_iter().find(|card| card.mac == mac);
+        found.ok_or_else(|| format!("no network interface has the MAC address {mac}"))
+    }
+
+    async fn bond(&self, link: &Link) -> Result<Interface, String> {
+        let LinkKind::Bond { mode, mac, miimon, hash, lacp_fast, .. } = &link.kind else {
+            return Err("it is no bond".to_owned());
+        };
+        let bond = Bond {
+            mode: *mode,
+            miimon: miimon.unwrap_or(MIIMON),
+            hash: *hash,
+            lacp_fast: *lacp_fast,
+            mac: *mac,
+        };
+        let added = self.links.add_bond(&link.name, &bond).await;
+        added.map_err(|error| format!("the bond cannot be made: {error}"))?;
+        Interface::named(&link.name).ok_or_else(|| "the bond has no interface".to_owned())
+    }
+
+    /// Cards of which the plan says nothing get no address, but their links and neighbours are to be seen.
+    async fn others_up(&self) {
+        for card in self.links.nics().cards() {
+            let planned =
+                self.plan.links().iter().any(|l| matches!(l.kind, LinkKind::Nic { mac } if mac == card.mac));
+            if !planned {
+                card.accept_routers(false);
+                let _ = self.links.up(card.index).await;
+            }
         }
     }
 }

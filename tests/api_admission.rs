@@ -93,7 +93,6 @@ async fn metal3_fields_that_are_not_served(bed: &Bed, admin: &Door) -> Result<()
         ("hardwareProfile", json!("unknown"), "spec.hardwareProfile"),
         ("taints", json!([]), "spec.taints"),
         ("customDeploy", json!({"method": "install"}), "spec.customDeploy"),
-        ("preprovisioningNetworkDataName", json!("data"), "spec.preprovisioningNetworkDataName"),
         ("disablePowerOff", json!(true), "spec.disablePowerOff"),
         ("networkInterfaces", json!([]), "spec.networkInterfaces"),
     ];

@@ -29,6 +29,10 @@ impl BootLookup for Listed {
         self.invited.first().copied()
     }
 
+    fn network(&self, _: &Key) -> Result<Option<Arc<str>>, NetworkNotRead> {
+        Ok(var("NETWORK").ok().map(Into::into))
+    }
+
     fn count(&self, decision: &'static str) {
         println!("counted: {decision}");
     }

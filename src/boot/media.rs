@@ -1,16 +1,20 @@
 //! A host's own boot medium: the template of the agent image with the host's configuration of GRUB in the place that is
 //! reserved for it. The medium is nowhere stored; each read is answered from the template and the few bytes that differ.
 
-use ferric_protocol::BootData;
+use ferric_protocol::{BootData, net::MAX_COMMAND_LINE};
 
 use super::image::Region;
 
 /// What GRUB does: start the kernel with the boot data on its command line. If that fails, the machine says so and
-/// tries again. `None` if it does not fit into `room` bytes, or could mean something else to GRUB.
+/// tries again. `None` if it does not fit into `room` bytes or the kernel's command line, or could mean something else to GRUB.
 pub fn grub_config(boot: &BootData, arguments: &str, room: u64) -> Option<Vec<u8>> {
     let words = format!("{arguments} {}", boot.to_kernel_args());
     // Between single quotes everything but a single quote stands for itself.
     if words.contains(|c: char| c == '\'' || c.is_control()) {
+        return None;
+    }
+    // The kernel would cut it off without a word.
+    if words.len() > MAX_COMMAND_LINE {
         return None;
     }
     let words: Vec<String> = words.split_whitespace().map(|word| format!("'{word}'")).collect();

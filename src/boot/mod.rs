@@ -26,7 +26,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use ferric_protocol::{BootData, BootDataError, BootToken};
+use ferric_protocol::{BootData, BootDataError, BootToken, net::MAX_COMMAND_LINE};
 use http::{HeaderMap, Method, StatusCode, header};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 pub use self::image::{AgentImage, AgentImageError};
-pub use self::lookup::{BootLookup, KnownHost};
+pub use self::lookup::{BootLookup, KnownHost, NetworkNotRead};
 use self::{idle::Idle, media::Patch};
 use crate::{
     deploy::{Leadership, connection::serve_connection, server::accept},
@@ -59,6 +59,18 @@ const TOKEN_MARGIN: Duration = Duration::from_secs(600);
 pub const KERNEL_ARGUMENTS: &str = "console=tty0 console=ttyS0,115200";
 /// The agent is told through which network card iPXE came, as PXELINUX has it.
 const IPXE_ARGUMENTS: &str = "BOOTIF=01-${netX/mac:hexhyp}";
+
+/// What iPXE adds to the command line, with a blank before: how the kernel finds its initramfs, and the card's address for
+/// what stands in [`IPXE_ARGUMENTS`].
+const IPXE_WORDS: &str = " initrd=initrd.img BOOTIF=01-00-00-00-00-00-00";
+
+/// How many bytes of a kernel's command line are left for a host's network, beside consoles and boot data.
+pub fn command_line_room(agent_url: &Url, token: &str) -> usize {
+    // Names and values of the boot data, with a hash and a time of their lengths.
+    let boot = "ferric.url= ferric.ca= ferric.token= ferric.time= ".len() + 64 + 12;
+    let taken = KERNEL_ARGUMENTS.len() + boot + agent_url.as_str().len() + token.len() + IPXE_WORDS.len() + 1;
+    MAX_COMMAND_LINE.saturating_sub(taken)
+}
 
 /// What iPXE does without a script.
 const AUTOEXEC: &str = "#!ipxe\nautoboot\n";
@@ -247,8 +259,14 @@ impl BootServer {
         let facts = self.verify(token, now)?;
         let boot = self.boot_data(token, now).map_err(misconfigured)?;
         tracing::info!(host = facts.host, boot_number = facts.boot_number, "boot script given");
-        let more = if self.image.is_some() { IPXE_ARGUMENTS } else { "" };
-        Ok(ipxe_script(&boot, &self.artifacts, more))
+        let card = if self.image.is_some() { IPXE_ARGUMENTS } else { "" };
+        let more = [card, &self.network(&facts)?].join(" ");
+        let taken =
+            boot.to_kernel_args().len() + self.artifacts.arguments.len() + IPXE_WORDS.len() + more.len();
+        if taken > MAX_COMMAND_LINE {
+            return Err(misconfigured(format!("the kernel's command line would be {taken} bytes long")));
+        }
+        Ok(ipxe_script(&boot, &self.artifacts, more.trim()))
     }
 
     /// The template of the ISO, and what is different in that of this token.
@@ -265,10 +283,21 @@ impl BootServer {
         let card = Key::parse(&facts.host).and_then(|host| self.lookup.as_ref()?.boot_mac(&host));
         let card =
             card.map(|mac| format!(" BOOTIF=01-{}", mac.to_string().replace(':', "-"))).unwrap_or_default();
-        media::grub_config(&boot, &format!("{KERNEL_ARGUMENTS}{card}"), image.grub_config.length)
+        let arguments = format!("{KERNEL_ARGUMENTS}{card} {}", self.network(&facts)?);
+        media::grub_config(&boot, &arguments, image.grub_config.length)
             .and_then(|text| Patch::new(image.grub_config, text))
             .map(|patch| (image.iso.clone(), patch, facts))
             .ok_or_else(|| misconfigured("the boot data do not fit into the room that the ISO has for them"))
+    }
+
+    /// The arguments that describe the network of a host's agent; empty where there are none.
+    fn network(&self, facts: &BootToken) -> Result<Arc<str>, Refusal> {
+        let found =
+            Key::parse(&facts.host).zip(self.lookup.as_ref()).map(|(host, lookup)| lookup.network(&host));
+        found.unwrap_or(Ok(None)).map(Option::unwrap_or_default).map_err(|error| {
+            tracing::warn!(host = facts.host, %error, "boot refused");
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"))
+        })
     }
 
     fn boot_data(&self, token: &str, now: u64) -> Result<BootData, BootDataError> {

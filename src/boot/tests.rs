@@ -274,6 +274,8 @@ fn a_medium_does_not_change_with_the_time() {
 
 struct OneCard;
 
+const NETWORK: &str = "ferric.net=nic:l0,52:54:00:ab:cd:ef ferric.net=ip:l0,10.0.0.5/24";
+
 impl BootLookup for OneCard {
     fn boot_for(&self, _: ferric_api::MacAddress) -> Option<KnownHost> {
         None
@@ -281,6 +283,14 @@ impl BootLookup for OneCard {
 
     fn boot_mac(&self, host: &crate::key::Key) -> Option<ferric_api::MacAddress> {
         (host.to_string() == "racks/r1-h1").then(|| "52:54:00:AB:CD:EF".parse().unwrap())
+    }
+
+    fn network(&self, host: &crate::key::Key) -> Result<Option<Arc<str>>, NetworkNotRead> {
+        match host.name.as_str() {
+            "r1-h1" => Ok(Some(NETWORK.into())),
+            "r1-h2" => Ok(Some("x".repeat(2_000).into())),
+            _ => Err(NetworkNotRead),
+        }
     }
 
     fn count(&self, _: &'static str) {}
@@ -295,6 +305,37 @@ fn a_medium_says_which_card_to_use() {
     let mut bytes = vec![0; ROOM as usize];
     patch.apply(131_000, &mut bytes);
     assert!(String::from_utf8(bytes).unwrap().contains(" 'BOOTIF=01-52-54-00-ab-cd-ef' "));
+}
+
+#[test]
+fn scripts_and_media_say_what_the_network_is_and_without_it_nothing_boots() {
+    let folder = image_folder();
+    let (mut server, _leader) = server_with_image(folder.path());
+    server.lookup = Some(Arc::new(OneCard));
+    let script = server.script(&token(2_000), 1_000).unwrap();
+    assert!(script.contains(&format!(" {NETWORK}\n")), "{script}");
+    let (_, patch, _) = server.iso(&token(2_000), 1_500).unwrap();
+    let mut bytes = vec![0; ROOM as usize];
+    patch.apply(131_000, &mut bytes);
+    let quoted = NETWORK.replace(' ', "' '");
+    assert!(String::from_utf8(bytes).unwrap().contains(&quoted));
+    let of = |host: &str| {
+        let facts = BootToken { host: host.to_owned(), boot_number: 3, expires: 2_000 };
+        facts.mint(KEY).unwrap()
+    };
+    for (host, status) in
+        [("racks/r1-h2", StatusCode::INTERNAL_SERVER_ERROR), ("racks/r1-h3", StatusCode::SERVICE_UNAVAILABLE)]
+    {
+        assert_eq!(server.script(&of(host), 1_000).unwrap_err().0, status, "{host}");
+        assert_eq!(server.iso(&of(host), 1_000).map(|_| ()).unwrap_err().0, status, "{host}");
+    }
+}
+
+#[test]
+fn what_is_left_of_the_command_line_is_less_than_the_kernel_takes() {
+    let room = command_line_room(&url("https://10.0.0.1:8443/"), &"t".repeat(200));
+    assert!((1_200..1_700).contains(&room), "{room}");
+    assert_eq!(command_line_room(&url("https://10.0.0.1:8443/"), &"t".repeat(4_000)), 0);
 }
 
 #[test]

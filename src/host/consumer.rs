@@ -234,12 +234,19 @@ fn own_desire(host: &BareMetalHost) -> Option<Desired> {
         image,
         hints: host.spec.root_device_hints.clone(),
         user_data: source(host.spec.user_data.as_ref(), &namespace, &["value", "userData"]),
-        network_data: source(host.spec.network_data.as_ref(), &namespace, &["value", "networkData"]),
+        network_data: source(host.spec.network_data.as_ref(), &namespace, &["value", "networkData"])
+            .or_else(|| agents_network(host, &namespace)),
         meta_data: source(host.spec.meta_data.as_ref(), &namespace, &["value", "metaData"]),
         facts: known_facts(host, &uid),
         instance_id: uid,
         cleaning_mode: None,
     })
+}
+
+/// What the host's own operating system gets where nothing else is said, as Metal3 has it.
+fn agents_network(host: &BareMetalHost, namespace: &str) -> Option<SecretSource> {
+    let name = host.spec.preprovisioning_network_data_name.as_ref().filter(|name| !name.is_empty())?;
+    Some(SecretSource { secret: Key::new(namespace, name.clone()), keys: &["networkData", "value"] })
 }
 
 fn source(name: Option<&SecretName>, namespace: &str, keys: &'static [&'static str]) -> Option<SecretSource> {

@@ -38,6 +38,8 @@ pub enum Job {
     BootLiveIso,
     /// Change the power and read it back.
     Power(PowerAction),
+    /// Read the Secret with the network of the host's agent. The BMC has no part in it.
+    ReadNetwork,
 }
 
 impl Job {
@@ -55,6 +57,7 @@ impl Job {
                 "the server to be read as powered off".to_owned()
             }
             Self::Power(_) => "the server to restart".to_owned(),
+            Self::ReadNetwork => "the network data of the agent to be read".to_owned(),
         }
     }
 }
@@ -68,6 +71,8 @@ pub enum JobOutcome {
     Hardware(Box<HardwareDetails>),
     /// Power as read.
     Power(PowerState),
+    /// The network of the agent.
+    Network(AgentNetwork),
     /// Accepted.
     Done,
     /// Failed.
@@ -80,6 +85,18 @@ pub enum JobOutcome {
         not_before: Option<Timestamp>,
     },
 }
+
+/// The network of a host's agent, as read from the Secret that the host names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentNetwork {
+    /// Name of the Secret.
+    pub secret: String,
+    /// Arguments for the kernel's command line.
+    pub arguments: Arc<str>,
+}
+
+/// How the reasons of failures begin that are about network data.
+pub const NETWORK_DATA: &str = "NetworkData";
 
 /// A step that failed.
 #[derive(Debug, Clone, PartialEq)]
@@ -154,6 +171,10 @@ pub struct BmcMemory {
     pub power: Option<Seen<PowerState>>,
     /// Hardware that was read and not yet saved.
     pub hardware: Option<Arc<HardwareDetails>>,
+    /// The network of the agent, as read last.
+    pub network: Option<Seen<AgentNetwork>>,
+    /// Name of the Secret that it is, or was to be, read from.
+    network_secret: Option<String>,
     /// What the next boot starts from.
     pub boot: Option<BootSet>,
     /// When this process commanded the power on, or saw the agent boot pending, last.
@@ -184,6 +205,8 @@ impl BmcMemory {
             facts: None,
             power: None,
             hardware: None,
+            network: None,
+            network_secret: None,
             boot: None,
             boot_since: None,
             agent_seen: None,
@@ -206,6 +229,15 @@ impl BmcMemory {
             self.hardware = None;
             self.boot = None;
             self.failure = None;
+        }
+    }
+
+    /// Forgets what was read of the agent's network, and what was wrong with it, when the host names another Secret.
+    pub fn use_network(&mut self, secret: Option<&str>) {
+        if self.network_secret.as_deref() != secret {
+            self.network_secret = secret.map(str::to_owned);
+            self.network = None;
+            self.failure.take_if(|failure| failure.reason.starts_with(NETWORK_DATA));
         }
     }
 
@@ -236,12 +268,23 @@ impl BmcMemory {
                     // What the power is now has to be read again before anything is concluded from it.
                     self.power = None;
                 }
-                self.fail(reason, message, not_before, true, now);
+                if *job == Job::ReadNetwork {
+                    self.network = None;
+                }
+                self.fail(reason, message, not_before, *job != Job::ReadNetwork, now);
+                if let Some(failure) = self.failure.as_mut().filter(|_| *job == Job::ReadNetwork) {
+                    failure.cheap = true;
+                }
                 return;
             }
             JobOutcome::Facts(facts) => {
                 self.power = Some(Seen { value: facts.power, at: now });
                 self.facts = Some(Seen { value: facts, at: now });
+            }
+            JobOutcome::Network(network) => {
+                self.network = Some(Seen { value: network, at: now });
+                self.failure.take_if(|failure| failure.reason.starts_with(NETWORK_DATA));
+                return;
             }
             JobOutcome::Hardware(hardware) => self.hardware = Some(Arc::from(hardware)),
             JobOutcome::Power(power) => {

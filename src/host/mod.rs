@@ -10,6 +10,7 @@ pub mod consumer;
 pub mod duplicates;
 pub mod in_band;
 pub mod memory;
+pub mod network;
 pub mod observation;
 pub mod plan;
 pub mod record;
@@ -17,7 +18,7 @@ pub mod report;
 pub mod step;
 
 pub use consumer::{Consumer, Desired};
-pub use memory::{BmcMemory, Failure, Job, JobOutcome, Seen};
+pub use memory::{AgentNetwork, BmcMemory, Failure, Job, JobOutcome, Seen};
 pub use observation::{Limits, Observation};
 pub use plan::plan;
 pub use record::RecordWrite;

@@ -7,7 +7,7 @@ use ferric_api::{BareMetalHost, MacAddress};
 use jiff::Timestamp;
 
 use super::HostContext;
-use crate::boot::{BootLookup, KnownHost, token_lifetime};
+use crate::boot::{BootLookup, KnownHost, NetworkNotRead, token_lifetime};
 use crate::key::Key;
 
 /// The host controller's side of the boot services.
@@ -47,6 +47,17 @@ impl BootLookup for HostBoots {
 
     fn boot_mac(&self, host: &Key) -> Option<MacAddress> {
         self.context.latest(host)?.spec.boot_mac_address.as_deref()?.parse().ok()
+    }
+
+    fn network(&self, host: &Key) -> Result<Option<Arc<str>>, NetworkNotRead> {
+        let context = &self.context;
+        let host_now = context.latest(host).ok_or(NetworkNotRead)?;
+        let Some(secret) = host_now.spec.preprovisioning_network_data_name.as_ref().filter(|n| !n.is_empty())
+        else {
+            return Ok(None);
+        };
+        let read = context.with(host, |r| r.bmc.network.clone()).map(|seen| seen.value);
+        read.filter(|read| read.secret == *secret).map(|read| Some(read.arguments)).ok_or(NetworkNotRead)
     }
 
     fn count(&self, decision: &'static str) {

@@ -13,7 +13,7 @@ use kube::{Api, ResourceExt};
 use tracing::{debug, info};
 
 use super::execute::changes_something;
-use super::{HostContext, ReconcileError};
+use super::{HostContext, ReconcileError, network};
 use crate::boot::{BootFile, boot_url, choice, token_lifetime};
 use crate::host::memory::{Job, JobOutcome, Seen};
 use crate::key::Key;
@@ -30,6 +30,11 @@ pub(super) async fn start(
     job: &Job,
 ) -> Result<(), ReconcileError> {
     let now = Timestamp::now();
+    if *job == Job::ReadNetwork {
+        let outcome = network::read(host, key, context).await?;
+        context.with(key, |r| r.bmc.finish(job, outcome, Timestamp::now()));
+        return Ok(());
+    }
     if *job == Job::Probe {
         // Also after a failure: the credentials may have been mended.
         match connect(host, key, context).await? {
@@ -125,6 +130,8 @@ async fn run(
                 not_before: None,
             },
         },
+        // It was read before a BMC was asked for.
+        Job::ReadNetwork => JobOutcome::Done,
         Job::Power(action) => {
             bmc.set_power(*action).await?;
             read_back(bmc, *action).await?

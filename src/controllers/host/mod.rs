@@ -9,6 +9,7 @@ mod context;
 mod execute;
 mod hardware;
 mod jobs;
+mod network;
 mod pull_secrets;
 mod registrar;
 mod slots;
@@ -176,6 +177,8 @@ fn observe(host: &BareMetalHost, key: &Key, context: &HostContext) -> (Plan, Bmc
         wanted.map(|desired| context.images.ensure(key, &desired.image, desired.pull_secret.as_ref()));
     let memory = context.with(key, |r| {
         r.bmc.use_address(&address);
+        let network = host.spec.preprovisioning_network_data_name.as_deref();
+        r.bmc.use_network(network.filter(|name| !name.is_empty()));
         r.bmc.see_image(image.as_ref());
         if agent.is_some() {
             r.bmc.agent_seen = Some(now);

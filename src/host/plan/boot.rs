@@ -36,6 +36,12 @@ pub(super) fn agent<'a>(o: &'a Observation<'_>, state: State) -> Result<&'a Agen
         );
         return Err(Box::new(wait(state, waiting.until(deadline))));
     }
+    // What firmware fetches holds it: after a restart of this process it has to be read again.
+    if let Some(secret) = network_secret(o)
+        && o.bmc.network.as_ref().is_none_or(|network| network.value.secret != secret)
+    {
+        return Err(Box::new(read_network(state)));
+    }
     Err(Box::new(match fresh_power(o) {
         None => read_power(state),
         Some(PowerState::Off) if o.bmc.boot != Some(BootSet::Agent(number)) => {
@@ -73,8 +79,26 @@ fn current_agent<'a>(o: &'a Observation<'_>) -> Option<&'a AgentView> {
     })
 }
 
-/// A new agent boot starts from power off: what ran before is certainly dead then.
+/// Name of the Secret with the network of the host's agent, if there is one.
+fn network_secret<'a>(o: &'a Observation<'_>) -> Option<&'a str> {
+    o.host.spec.preprovisioning_network_data_name.as_deref().filter(|name| !name.is_empty())
+}
+
+fn read_network(state: State) -> Plan {
+    act(state, Action::Job { job: Job::ReadNetwork, guarded: false })
+}
+
+/// A new agent boot starts from power off: what ran before is certainly dead then. Before anything else the agent's
+/// network is read, anew for each boot: a change of its Secret counts, and with one that is of no use nothing is booted.
 fn begin(o: &Observation<'_>, state: State) -> Plan {
+    if let Some(secret) = network_secret(o) {
+        let fresh = o.bmc.network.as_ref().is_some_and(|network| {
+            network.value.secret == secret && after(network.at, o.limits.power_fresh) > o.now
+        });
+        if !fresh {
+            return read_network(state);
+        }
+    }
     match fresh_power(o) {
         None => read_power(state),
         Some(PowerState::Off) => {

@@ -17,7 +17,7 @@ use super::*;
 use crate::deploy::hub::{AgentView, TaskOutcome, TaskState};
 use crate::deploy::images::{ImageState, ReadyImage};
 use crate::host::consumer::Desired;
-use crate::host::memory::{BmcMemory, JobOutcome};
+use crate::host::memory::{AgentNetwork, BmcMemory, JobOutcome};
 use crate::host::observation::Limits;
 use crate::host::{Action, AgentTask, Consumer, Job, Observation, RecordWrite, Step};
 use crate::key::Key;
@@ -48,6 +48,12 @@ struct World {
     writes: u32,
     cleanings: u32,
     power_changes_while_provisioned: u32,
+    /// When it was booted last.
+    booted: Timestamp,
+    /// Whether its agent says that it listens for switches.
+    listens: bool,
+    /// What the Secret of the agent's network holds.
+    network: Option<String>,
     steps: Vec<String>,
 }
 
@@ -89,6 +95,9 @@ impl World {
             writes: 0,
             cleanings: 0,
             power_changes_while_provisioned: 0,
+            booted: now,
+            listens: false,
+            network: None,
             steps: Vec::new(),
         }
     }
@@ -118,8 +127,10 @@ impl World {
         Some(AgentView {
             fingerprint: format!("key-{number}"),
             boot_number: number,
-            connected_since: self.now,
-            inventory: None,
+            connected_since: self.booted,
+            inventory: self.listens.then(|| {
+                Arc::new(ferric_protocol::v1::Inventory { neighbours_pending: true, ..Default::default() })
+            }),
             tasks: self.tasks.clone(),
         })
     }
@@ -193,6 +204,17 @@ impl World {
             Job::Probe => JobOutcome::Facts(self.facts()),
             Job::Inspect => JobOutcome::Hardware(Box::default()),
             Job::ReadPower => JobOutcome::Power(self.power()),
+            Job::ReadNetwork => match &self.network {
+                Some(arguments) => JobOutcome::Network(AgentNetwork {
+                    secret: "net".to_owned(),
+                    arguments: arguments.as_str().into(),
+                }),
+                None => JobOutcome::Failed {
+                    reason: "NetworkDataMissing".to_owned(),
+                    message: "Secret default/net does not exist".to_owned(),
+                    not_before: None,
+                },
+            },
             Job::BootAgent(number) => {
                 self.next_boot = Some(*number);
                 JobOutcome::Done
@@ -232,6 +254,7 @@ impl World {
     /// The server starts; the override is for one boot only. An agent registers at once.
     fn boot(&mut self) {
         self.tasks.clear();
+        self.booted = self.now;
         match self.next_boot.take() {
             None if self.medium => self.running = Running::LiveIso,
             None => self.running = Running::Disk,
@@ -331,6 +354,83 @@ impl World {
         }
         panic!("the host does not settle: {:#?}", self.steps);
     }
+}
+
+#[test]
+fn the_agents_network_is_read_for_each_boot_and_without_it_nothing_boots() {
+    let mut world = World::new();
+    world.host.spec.preprovisioning_network_data_name = Some("net".to_owned());
+    // Until the Secret is there, it is looked for again and again, and nothing else is done.
+    for _ in 0..40 {
+        let plan = world.plan();
+        match &plan.step {
+            Step::Act(action) => {
+                assert!(
+                    !matches!(action, Action::Write { write: RecordWrite::BeginBoot { .. }, .. }),
+                    "{action:?}"
+                );
+                assert!(
+                    !matches!(action, Action::Job { job: Job::Power(_) | Job::BootAgent(_), .. }),
+                    "{action:?}"
+                );
+                world.act(action);
+            }
+            Step::Wait(wait) => {
+                let error = plan.error.as_ref().unwrap();
+                assert_eq!((wait.reason, error.reason.as_str()), ("Retry", "NetworkDataMissing"));
+                assert!(
+                    wait.wake <= Duration::from_secs(45),
+                    "a Secret that is mended is noticed soon: {wait:?}"
+                );
+                world.now = after(world.now, wait.wake);
+            }
+            Step::Rest(_) => panic!("nothing was booted"),
+        }
+    }
+    world.network = Some("ferric.net=one".to_owned());
+    let read = |world: &World| world.steps.iter().filter(|step| step.contains("ReadNetwork")).count();
+    let plan = world.settle(|_| false);
+    assert_eq!((plan.state, plan.error), (State::Available, None));
+    assert_eq!((read(&world), world.cleanings), (1, 1));
+    // The next boot reads it again; so does a manager that was restarted in the middle of one.
+    world.network = Some("ferric.net=two".to_owned());
+    world.now = after(world.now, Duration::from_secs(600));
+    world.claim();
+    world.settle(|_| false);
+    assert_eq!(read(&world), 2);
+    assert_eq!(&*world.memory.network.as_ref().unwrap().value.arguments, "ferric.net=two");
+    // One that is named no more is not complained about.
+    world.memory.fail("NetworkDataInvalid".to_owned(), "x".to_owned(), None, false, world.now);
+    world.memory.use_network(Some("other"));
+    assert_eq!((world.memory.network.clone(), world.memory.failure.clone()), (None, None));
+}
+
+#[test]
+fn a_manager_that_dies_in_a_boot_reads_the_network_again() {
+    for dies_at in 0..30 {
+        let mut world = World::new();
+        world.host.spec.preprovisioning_network_data_name = Some("net".to_owned());
+        world.network = Some("ferric.net=one".to_owned());
+        let plan = world.settle(|step| step == dies_at);
+        assert_eq!((plan.state, plan.error), (State::Available, None), "{dies_at}");
+    }
+}
+
+#[test]
+fn a_free_hosts_agent_is_kept_while_it_listens_but_no_longer_than_a_minute() {
+    let mut world = World::new();
+    world.listens = true;
+    let plan = world.settle(|_| false);
+    let Step::Wait(wait) = &plan.step else { panic!("{plan:?}") };
+    assert_eq!(wait.reason, "Neighbours");
+    world.now = after(world.now, Duration::from_secs(60));
+    assert_eq!(world.settle(|_| false).state, State::Available);
+    // Who is waited for is not kept waiting.
+    let mut world = World::new();
+    world.settle(|_| false);
+    world.listens = true;
+    world.claim();
+    assert_eq!(world.settle(|_| false).state, State::Provisioned);
 }
 
 #[test]

@@ -70,6 +70,13 @@ pub struct BareMetalHostSpec {
     /// Secret (in the host's namespace) with the network data, key `value` or `networkData`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_data: Option<SecretName>,
+    /// Secret (in the host's namespace) with the network of our agent on this host, key `networkData` or `value`, in the
+    /// form of OpenStack's `network_data.json`. Where absent, the agent asks DHCP and routers. It is read anew for every
+    /// boot of the agent. A host without a consumer and without `networkData` hands it on to its operating system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::secret_name())]
+    pub preprovisioning_network_data_name: Option<String>,
     /// Secret (in the host's namespace) with additional metadata, key `value` or `metaData`, as YAML or JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub meta_data: Option<SecretName>,

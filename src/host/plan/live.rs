@@ -43,6 +43,7 @@ pub(super) fn provision(o: &Observation<'_>, desired: &Desired) -> Plan {
             image: desired.image.clone(),
             digest: LIVE_ISO.to_owned(),
             cleaning_mode: desired.cleaning_mode,
+            hints: desired.hints.clone().map(Box::new),
         };
         return act(state, Action::Write { write, guarded: true });
     }

@@ -12,7 +12,7 @@ use url::Url;
 
 use crate::{
     erase::{Attempt, EraseError, Evidence},
-    hints,
+    hints::{self, HintError},
 };
 
 /// A deploy task, understood.
@@ -174,8 +174,7 @@ pub fn clean(task: &v1::Clean, disks: &[Disk], min_root_bytes: u64) -> Result<Cl
         };
         task.devices.iter().map(named).collect::<Result<_, _>>()?
     } else if scope == CleanScope::Root {
-        let root = hints::root_disk(disks, task.root_device_hints.as_ref(), min_root_bytes);
-        vec![root.map_err(|e| error(TaskErrorCode::NoDisk, e.to_string()))?.clone()]
+        vec![root_of(task, disks, min_root_bytes).map_err(|e| error(TaskErrorCode::NoDisk, e.to_string()))?]
     } else {
         disks.iter().filter(|disk| !disk.removable).cloned().collect()
     };
@@ -184,6 +183,18 @@ pub fn clean(task: &v1::Clean, disks: &[Disk], min_root_bytes: u64) -> Result<Cl
     let left = |disk: &&Disk| !disk.removable && chosen.iter().all(|chosen| chosen.name != disk.name);
     let untouched = disks.iter().filter(left).cloned().collect();
     Ok(CleanPlan { mode, disks: chosen, untouched })
+}
+
+fn root_of(task: &v1::Clean, disks: &[Disk], min_root_bytes: u64) -> Result<Disk, HintError> {
+    let hints = task.root_device_hints.as_ref();
+    match hints::root_disk(disks, hints, min_root_bytes) {
+        Err(HintError::Ambiguous { .. }) if disks.iter().any(|disk| disk.name == task.root_device) => {
+            let named: Vec<Disk> =
+                disks.iter().filter(|disk| disk.name == task.root_device).cloned().collect();
+            hints::root_disk(&named, hints, min_root_bytes).cloned()
+        }
+        chosen => chosen.cloned(),
+    }
 }
 
 /// The evidence of a disk that was cleaned.
@@ -393,7 +404,8 @@ mod tests {
         let plan = |devices: &[&str], scope: i32, hints: Option<&v1::RootDeviceHints>| {
             let devices = devices.iter().map(|name| (*name).to_owned()).collect();
             let mode = CleanMode::Metadata.into();
-            let task = v1::Clean { mode, devices, scope, root_device_hints: hints.cloned() };
+            let root_device_hints = hints.cloned();
+            let task = v1::Clean { mode, devices, scope, root_device_hints, ..Default::default() };
             clean(&task, &disks(), 100)
         };
         let names = |disks: Vec<Disk>| disks.into_iter().map(|disk| disk.name).collect::<Vec<_>>();
@@ -420,5 +432,33 @@ mod tests {
         assert_eq!(plan(&[], 99, None).unwrap_err().code(), TaskErrorCode::Unsupported);
         let unknown = clean(&v1::Clean::default(), &disks(), 100).unwrap_err();
         assert_eq!(unknown.code(), TaskErrorCode::Unsupported);
+    }
+
+    #[test]
+    fn of_disks_that_share_a_serial_number_the_one_that_was_written_is_cleaned() {
+        let disk = |name: &str, serial: &str| Disk {
+            name: name.into(),
+            serial_number: serial.into(),
+            size_bytes: 100,
+            ..Disk::default()
+        };
+        let disks = [disk("/dev/nvme0n1", "A"), disk("/dev/nvme1n1", "B"), disk("/dev/nvme1n2", "B")];
+        let chosen = |serial: &str, name: &str| {
+            let hints = v1::RootDeviceHints { serial_number: Some(serial.into()), ..Default::default() };
+            let task = v1::Clean {
+                mode: CleanMode::Full.into(),
+                scope: CleanScope::Root.into(),
+                root_device_hints: Some(hints),
+                root_device: name.into(),
+                ..Default::default()
+            };
+            clean(&task, &disks, 1).map(|plan| plan.disks[0].name.clone())
+        };
+        assert_eq!(chosen("B", "/dev/nvme1n2").unwrap(), "/dev/nvme1n2");
+        // Renamed since: the serial number decides.
+        assert_eq!(chosen("A", "/dev/nvme1n1").unwrap(), "/dev/nvme0n1");
+        for unknown in ["", "/dev/nvme0n1", "/dev/nvme2n2"] {
+            assert_eq!(chosen("B", unknown).unwrap_err().code(), TaskErrorCode::NoDisk, "{unknown}");
+        }
     }
 }

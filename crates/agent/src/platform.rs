@@ -30,7 +30,7 @@ pub trait Platform: Send + Sync + 'static {
 
     /// A way to send commands to that disk. The default is a disk that only reads and writes.
     fn open_drive(&self, _name: &str) -> io::Result<Box<dyn Drive>> {
-        Ok(Box::new(NoCommands))
+        Ok(Box::new(NoCommands::default()))
     }
 
     /// Sets the machine's clock (seconds since 1970). TLS does not depend on it.

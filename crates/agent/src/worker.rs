@@ -425,7 +425,7 @@ impl CleanJob {
             WipeMode::Full => {
                 let mut drive = self.platform.open_drive(&disk.name).unwrap_or_else(|error| {
                     tracing::warn!(disk = disk.name, %error, "no commands can be sent to the drive");
-                    Box::new(NoCommands)
+                    Box::new(NoCommands::default())
                 });
                 let seed = rand::random();
                 let mut tell = |step| self.observer.erasing(&disk.name, step);

@@ -73,7 +73,7 @@ fn archive(name: &str, content: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn start(folder: &Path, image: &Path, disks: &[PathBuf; 4], arguments: &str) -> Vm {
+fn start(folder: &Path, image: &Path, disks: &[PathBuf; 5], arguments: &str) -> Vm {
     let mut initrd = fs::read(image.join("initrd.img")).unwrap();
     if let Some(agent) = std::env::var_os("FERRIC_AGENT") {
         // What comes later in an initramfs replaces what came before.
@@ -90,9 +90,13 @@ fn start(folder: &Path, image: &Path, disks: &[PathBuf; 4], arguments: &str) -> 
     command.args(["-nic", &format!("user,model=virtio-net-pci,mac={MAC}")]);
     command.arg("-serial").arg(format!("file:{}", folder.join("serial.log").display()));
     for (number, path) in disks.iter().enumerate() {
-        command.args(["-drive", &format!("file={},format=raw,if=none,id=d{number}", path.display())]);
+        command.args([
+            "-drive",
+            &format!("file={},format=raw,if=none,discard=unmap,id=d{number}", path.display()),
+        ]);
     }
     command.args(["-device", "ide-hd,serial=ata,drive=d3"]);
+    command.args(["-device", "virtio-blk-pci,serial=virtio,drive=d4"]);
     command.args(["-device", "nvme,serial=alone,drive=d0"]);
     command.args(["-device", "nvme,serial=shared,id=shared"]);
     command.args(["-device", "nvme-ns,drive=d1,bus=shared,nsid=1"]);
@@ -121,8 +125,8 @@ async fn clean(session: &mut Session, id: &str, clean: Clean) -> Vec<DiskEvidenc
 async fn drives_are_erased_by_their_own_commands_and_others_are_not_touched() {
     let image = PathBuf::from(std::env::var_os("FERRIC_AGENT_IMAGE").unwrap());
     let folder = tempfile::tempdir().unwrap();
-    let disks = ["alone", "first", "second", "ata"].map(|name| disk(folder.path(), name));
-    let [alone, first, second, ata] = &disks;
+    let disks = ["alone", "first", "second", "ata", "virtio"].map(|name| disk(folder.path(), name));
+    let [alone, first, second, ata, virtio] = &disks;
     assert!(disks.iter().all(|disk| secrets(disk) > 30));
     let untouched = fs::read(first).unwrap();
 
@@ -147,7 +151,7 @@ async fn drives_are_erased_by_their_own_commands_and_others_are_not_touched() {
     let (erased, others): (Vec<_>, Vec<_>) = evidence.into_iter().partition(|disk| disk.serial == "alone");
     assert_eq!((erased[0].method.as_str(), erased[0].bytes), ("nvme-format-user-data-erase", SIZE));
     assert!(erased[0].attempts.iter().any(|attempt| attempt.method == "nvme-sanitize-crypto-erase"));
-    assert_eq!(others.len(), 3);
+    assert_eq!(others.len(), 4);
     assert!(others.iter().all(|disk| disk.method == "untouched"));
 
     // Mode full, of one of two namespaces of a controller.
@@ -165,6 +169,12 @@ async fn drives_are_erased_by_their_own_commands_and_others_are_not_touched() {
     assert_eq!((evidence[0].method.as_str(), evidence[0].verified_bytes), ("overwrite", SIZE));
     let secure = evidence[0].attempts.iter().find(|attempt| attempt.method == "ata-secure-erase").unwrap();
     assert_eq!(secure.reason, "the drive does not offer the security feature set");
+    // Mode full, of a disk without commands of its own that can zero itself.
+    let named = inventory.disks.iter().find(|disk| disk.serial_number == "virtio").unwrap();
+    let task = Clean { mode: CleanMode::Full.into(), devices: vec![named.name.clone()], ..Clean::default() };
+    let evidence = clean(&mut session, "virtio", task).await;
+    assert_eq!(evidence[0].method, "deallocate");
+    assert!(evidence[0].attempts.is_empty() && evidence[0].verified_bytes < SIZE);
     // Mode metadata of all: the rest of the first namespace stays, and nothing else is claimed.
     let task = Clean { mode: CleanMode::Metadata.into(), scope: CleanScope::All.into(), ..Clean::default() };
     let evidence = clean(&mut session, "metadata", task).await;
@@ -183,7 +193,7 @@ async fn drives_are_erased_by_their_own_commands_and_others_are_not_touched() {
     assert!(status.success(), "{}", serial());
     println!("{}", serial());
 
-    assert_eq!([alone, second, ata].map(|disk| secrets(disk)), [0, 0, 0]);
+    assert_eq!([alone, second, ata, virtio].map(|disk| secrets(disk)), [0; 4]);
     assert!(secrets(first) > 20);
     let middle = SIZE as usize / 3..SIZE as usize / 2;
     assert!(fs::read(first).unwrap()[middle.clone()] == untouched[middle]);

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use ferric_agent::erase::{Drive, NoCommands, Queue};
 use ferric_image::BlockDevice;
 use ferric_protocol::v1;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,14 @@ struct SimPlatform {
 impl ferric_agent::Platform for SimPlatform {
     fn inventory(&self) -> io::Result<v1::Inventory> {
         Ok(inventory(&self.server.spec))
+    }
+
+    fn open_drive(&self, name: &str) -> io::Result<Box<dyn Drive>> {
+        let disk = self.server.spec.disks.iter().find(|disk| disk.device == name);
+        // What is deallocated takes no room on the machine that this runs on.
+        let most = if disk.is_some_and(|disk| disk.kind != DiskKind::Hdd) { 1 << 30 } else { 0 };
+        let queue = Queue { rotational: most == 0, discard_max_bytes: most, write_zeroes_max_bytes: most };
+        Ok(Box::new(NoCommands(queue)))
     }
 
     fn open_disk(&self, name: &str) -> io::Result<Box<dyn BlockDevice>> {

@@ -39,6 +39,12 @@ pub(super) async fn submit(
                 CleaningDisks::All => v1::CleanScope::All.into(),
             },
             root_device_hints: cleaning_root(host, context.consumer(host).desired()).as_ref().map(hints),
+            root_device: host
+                .spec
+                .record
+                .as_ref()
+                .and_then(|record| record.image.as_ref()?.root_device.clone())
+                .unwrap_or_default(),
         }),
         AgentTask::Deploy { .. } => match deploy(host, key, context).await? {
             Ok(deploy) => v1::task::Work::Deploy(deploy),

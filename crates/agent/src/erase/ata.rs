@@ -196,6 +196,8 @@ pub struct Identity {
     pub sanitize_crypto: bool,
     /// Word 59 bits 12 and 15.
     pub sanitize_block: bool,
+    /// Word 59 bits 12 and 14. It is not used: it is no better than overwriting from here.
+    pub sanitize_overwrite: bool,
     /// Word 82 bit 1, and word 128 bit 0.
     pub security: bool,
     /// Word 128 bit 1: a password is set.
@@ -232,6 +234,7 @@ impl Identity {
         Some(Self {
             sanitize_crypto: sanitize && bit(59, 13),
             sanitize_block: sanitize && bit(59, 15),
+            sanitize_overwrite: sanitize && bit(59, 14),
             security,
             enabled: security && bit(128, 1),
             locked: security && bit(128, 2),
@@ -295,9 +298,15 @@ mod tests {
     fn identity_says_how_a_drive_can_be_erased() {
         let none = Identity::parse(&identify(&[])).unwrap();
         assert_eq!(none, Identity::default());
-        let words = [(59, 0xb000), (82, 2), (83, 0x4000), (89, 3), (90, 0x8000 | 300), (128, 0x21)];
+        let words = [(59, 0xf000), (82, 2), (83, 0x4000), (89, 3), (90, 0x8000 | 300), (128, 0x21)];
         let ssd = Identity::parse(&identify(&words)).unwrap();
-        assert!(ssd.sanitize_crypto && ssd.sanitize_block && ssd.security && ssd.enhanced_erase);
+        assert!(
+            ssd.sanitize_crypto
+                && ssd.sanitize_block
+                && ssd.sanitize_overwrite
+                && ssd.security
+                && ssd.enhanced_erase
+        );
         assert!(!ssd.enabled && !ssd.locked && !ssd.frozen && !ssd.expired);
         assert_eq!(ssd.erase_time, Some(Duration::from_secs(360)));
         assert_eq!(ssd.enhanced_erase_time, Some(Duration::from_secs(36_000)));

@@ -58,9 +58,9 @@ pub trait Drive: Send {
     fn ata(&mut self, command: &ata::Command, data: &mut [u8]) -> Result<ata::Registers, CommandError>;
 }
 
-/// A drive that only reads and writes.
+/// A drive that takes no commands, with what the kernel says of it.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct NoCommands;
+pub struct NoCommands(pub Queue);
 
 impl Drive for NoCommands {
     fn interface(&self) -> Interface {
@@ -68,7 +68,7 @@ impl Drive for NoCommands {
     }
 
     fn queue(&self) -> Queue {
-        Queue::default()
+        self.0
     }
 
     fn nvme(&mut self, _: &nvme::AdminCommand, _: &mut [u8]) -> Result<u32, CommandError> {

@@ -140,15 +140,21 @@ impl Eraser<'_, '_> {
 
     fn ata_resume(&mut self) -> Result<Option<Method>, Failed> {
         let Ok(identity) = security::identify(self.drive) else { return Ok(None) };
-        if !identity.sanitize_crypto && !identity.sanitize_block {
+        if !identity.sanitize_crypto && !identity.sanitize_block && !identity.sanitize_overwrite {
             return Ok(None);
         }
         match self.ata_status(false) {
             Ok(Some(ata::SanitizeState::Running(_))) => {
-                // The drive does not say which one it is; the weaker claim is made.
-                let method = Method::AtaSanitizeBlock;
-                self.ata_wait(method)?;
-                Ok(Some(method))
+                // The drive does not say which one it is: where it has several, this one is waited for, and is no
+                // evidence.
+                let method =
+                    match (identity.sanitize_crypto, identity.sanitize_block, identity.sanitize_overwrite) {
+                        (true, false, false) => Some(Method::AtaSanitizeCrypto),
+                        (false, true, false) => Some(Method::AtaSanitizeBlock),
+                        _ => None,
+                    };
+                self.ata_wait(method.unwrap_or(Method::AtaSanitizeBlock))?;
+                Ok(method)
             }
             Ok(Some(ata::SanitizeState::Failed)) => {
                 let _ = self.ata_status(true);

@@ -17,6 +17,15 @@ async fn life(spec: ServerSpec, proxy: bool, marker: &str, firmware: &str) {
     let wanted = Wanted::served(&row.stack);
     let printed = row.provision(marker, &wanted).await;
     assert!(printed.contains(&format!("tiny: up, firmware {firmware}")), "{printed}");
+    if firmware == "UEFI" {
+        // The firmware started the option that the agent made for the fallback loader, which is all that the tiny system
+        // has.
+        let record = row.host().await.spec.record.unwrap();
+        let entry = record.image.unwrap().boot_entry.unwrap_or_default();
+        assert!(entry.ends_with("\\EFI\\BOOT\\BOOTX64.EFI"), "{entry:?}");
+        let (option, _) = entry.split_once(' ').unwrap();
+        assert!(printed.contains(&format!("starting {option} \"Ferric: BOOT\"")), "{printed}");
+    }
     row.holds(&row.stack.image.path);
     if proxy {
         let metrics = row.stack.manager.metrics().await.unwrap_or_default();

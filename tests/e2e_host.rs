@@ -14,6 +14,7 @@ use ferric_api::host::{ImageFormat, ProvisioningState as State};
 use ferric_image::{FileDevice, read_config_drive};
 use ferric_testbed::stack::{ImageServer, JournalEntry, Trouble, disk};
 use ferric_testbed::{Stack, wait_until};
+use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
@@ -44,6 +45,7 @@ async fn the_life_of_a_host() {
     a_restarted_manager_changes_nothing(&mut stack).await;
     a_qcow2_made_by_qemu_img(&stack).await;
     a_live_iso(&stack).await;
+    pull_secrets_are_read_by_name(&stack).await;
     a_bmc_that_goes_and_comes_back(&stack).await;
     a_password_that_changes(&stack).await;
     letting_go(&stack).await;
@@ -305,6 +307,42 @@ async fn a_live_iso(stack: &Stack) {
         seq(&|entry| entry.write().is_some_and(|(_, path)| path.ends_with("VirtualMedia.EjectMedia")));
     let agent = seq(&|entry| entry.boot_source() == Some("UefiHttp"));
     assert!(off.is_some() && off < ejected && ejected < agent, "{journal:?}");
+}
+
+/// An image of a registry names Secrets in turn that are not there, of another type, and unusable: the condition says so
+/// and repeats nothing of them. The last one is labelled, so that `clusterctl move` takes it along.
+async fn pull_secrets_are_read_by_name(stack: &Stack) {
+    let secret = |name: &str, kind: &str, key: &str| {
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": NAMESPACE}, "type": kind,
+            "stringData": {key: "{\"auths\": {\"127.0.0.1\": {\"auth\": \"hunter2\"}}}"}})
+    };
+    let config = ".dockerconfigjson";
+    stack.bed.apply(&secret("opaque", "Opaque", config).to_string()).await.unwrap();
+    stack.bed.apply(&secret("registry", "kubernetes.io/dockerconfigjson", config).to_string()).await.unwrap();
+    let url = format!("oci://127.0.0.1/os/node@sha256:{}", "0".repeat(64));
+    for (name, expected) in [
+        ("nowhere", "does not exist"),
+        ("opaque", "is not of type kubernetes.io/dockerconfigjson"),
+        ("registry", "no usable name and password"),
+    ] {
+        let image = json!({"url": url, "ociAuthSecretName": name});
+        patch_host(stack, WRONG, json!({"spec": {"image": image}})).await;
+        let seen = wait_for_host(stack, WRONG, &format!("Secret {name} to be told"), |host| {
+            says(host, "Healthy", "False", "PullSecretUnusable")
+                && message(host, "Healthy").contains(&format!("{NAMESPACE}/{name}"))
+        })
+        .await;
+        let told = message(&seen, "Healthy");
+        assert!(told.contains(expected) && !e2e::show(&seen).contains("hunter2"), "{told}");
+    }
+    let secrets: Api<Secret> = Api::namespaced(stack.bed.client(), NAMESPACE);
+    let read = secrets.get("registry").await.unwrap();
+    let label = ferric_api::names::MOVE_LABEL;
+    assert!(read.metadata.labels.unwrap_or_default().contains_key(label));
+    patch_host(stack, WRONG, json!({"spec": {"image": null}})).await;
+    wait_for_state(stack, WRONG, State::Available).await;
+    let log = std::fs::read_to_string(stack.manager.log()).unwrap();
+    assert!(log.contains("PullSecretUnusable") && !log.contains("hunter2"));
 }
 
 async fn a_bmc_that_goes_and_comes_back(stack: &Stack) {

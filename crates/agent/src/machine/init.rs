@@ -36,6 +36,14 @@ const ROUNDS: usize = 20;
 /// Runs the machine. Off is the end wherever the agent cannot go on: the provider reads the power, sees that the boot
 /// came to nothing, and boots anew; a machine that hung or restarted would be waited for.
 pub(crate) fn run() -> ! {
+    // A panic ends here, and not at the kernel, which would stand still.
+    match std::panic::catch_unwind(|| -> std::convert::Infallible { start() }) {
+        Ok(never) => match never {},
+        Err(_) => give_up("the agent panicked"),
+    }
+}
+
+fn start() -> ! {
     let mounted = mounts::base();
     console::open();
     say(&format!("version {}", env!("CARGO_PKG_VERSION")));
@@ -68,7 +76,7 @@ pub(crate) fn run() -> ! {
         Ok(runtime) => runtime,
         Err(error) => give_up(&format!("no threads: {error}")),
     };
-    // A panic within ends here, and not at the kernel.
+    // Caught while the runtime lives: its end would wait for a disk that does not answer.
     let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         runtime.block_on(live(boot, plan, boot_interface(&cmdline)))
     }));
@@ -138,11 +146,14 @@ fn end(how: RebootCommand, what: &str) -> ! {
     say(what);
     // A disk that does not answer keeps this waiting for ever: it is not waited for.
     let (done, synced) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
+    // Without memory for a thread the machine ends all the same: what counts was synced before.
+    let syncing = std::thread::Builder::new().name("sync".to_owned()).spawn(move || {
         rustix::fs::sync();
         let _ = done.send(());
     });
-    let _ = synced.recv_timeout(LAST_SYNC);
+    if syncing.is_ok() {
+        let _ = synced.recv_timeout(LAST_SYNC);
+    }
     loop {
         if let Err(error) = rustix::system::reboot(how) {
             say(&format!("{what} failed: {error}"));

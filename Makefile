@@ -119,6 +119,8 @@ FUZZ_CASES ?= 1000000
 fuzz: tools ## Feed the decoders malformed input, FUZZ_CASES=1000000 each (an hour)
 	$(call stage,decoders of disks and messages,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric-image --test fuzz)
 	$(call stage,OCI manifests,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric --lib no_manifest_makes)
+	$(call stage,DHCP and TFTP of the provider,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric --lib harms_the_provider)
+	$(call stage,what networks say to the agent,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric-agent --bins harms_the_agent)
 
 .PHONY: clean
 clean: ## Remove what was built here (not the programs of the test bed in the cache folder)

@@ -365,4 +365,6 @@ async fn artifact(
 #[cfg(test)]
 mod by_hand;
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
 mod tests;

@@ -81,6 +81,9 @@ pub fn translate(bytes: &[u8]) -> Result<NetworkPlan, Refused> {
         .map_err(|error| whole.refuse(names.as_given(&error.to_string())))
 }
 
+/// Objects of a list, each with where it stands.
+type Objects = Vec<(At, Map<String, Value>)>;
+
 /// Where in the data something stands.
 #[derive(Debug, Clone)]
 struct At(String);
@@ -99,11 +102,7 @@ impl At {
     }
 
     /// The objects of a list; none where the list is absent or null.
-    fn list(
-        &self,
-        object: &Map<String, Value>,
-        name: &str,
-    ) -> Result<Vec<(Self, Map<String, Value>)>, Refused> {
+    fn list(&self, object: &Map<String, Value>, name: &str) -> Result<Objects, Refused> {
         let at = self.field(name);
         let items = match object.get(name) {
             None | Some(Value::Null) => return Ok(Vec::new()),

@@ -86,7 +86,8 @@ fn inside() -> Result<()> {
     std::fs::create_dir_all(&folder)?;
     let runtime = tokio::runtime::Runtime::new()?;
     let text = runtime.block_on(async {
-        let image = image();
+        // dnsmasq serves no path with `..` in it.
+        let image = image().canonicalize()?;
         let net = net::Net::start(&folder, &image).await?;
         let mut text = format!("Load average at the beginning: {}.\n\n", load());
         if parts.contains("boot") {

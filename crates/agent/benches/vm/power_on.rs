@@ -11,7 +11,7 @@ use crate::{
 
 /// What the kernel says goes to the serial port, with us and without.
 const CONSOLE: &str = "console=ttyS0,115200";
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(150);
 const MEMORY_MIB: u32 = 1024;
 
 /// Boots both ways in turn and adds a table.
@@ -40,7 +40,10 @@ pub async fn measure(net: &Net, folder: &Path, runs: usize, text: &mut String) -
             let session = provider.session_within(PATIENCE).await;
             let ready = machine.started.elapsed();
             session.ok_or_else(|| format!("{name}: the agent did not come:\n{}", machine.said()))?;
+            let said = machine.said();
             drop(machine);
+            let lines: Vec<&str> = said.lines().filter(|line| line.starts_with("ferric-agent")).collect();
+            eprintln!("    {}", lines.join("\n    "));
             let (up, ready) = (up.as_secs_f64(), ready.as_secs_f64());
             eprintln!("    bare {up:.1} s, agent {ready:.1} s");
             without.push(up);

@@ -207,7 +207,7 @@ fn answer(message: &Message, xid: u32, kind: MessageType) -> Option<Lease> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
 
     use proptest::prelude::*;
@@ -223,6 +223,18 @@ mod tests {
         message.opts_mut().insert(DhcpOption::DomainNameServer(servers));
         message.opts_mut().insert(DhcpOption::AddressLeaseTime(10));
         message
+    }
+
+    /// Answers of a server.
+    pub(in super::super) fn seeds() -> Vec<Vec<u8>> {
+        let mut acknowledged = offer(Ipv4Addr::new(255, 255, 255, 0));
+        acknowledged.opts_mut().insert(DhcpOption::MessageType(MessageType::Ack));
+        vec![encode(&offer(Ipv4Addr::new(255, 255, 252, 0))).unwrap(), encode(&acknowledged).unwrap()]
+    }
+
+    /// All that is read of a message.
+    pub(in super::super) fn read(message: &Message) {
+        let _ = (offered(message, message.xid()), acknowledged(message, message.xid()));
     }
 
     #[test]

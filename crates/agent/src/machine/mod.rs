@@ -9,6 +9,8 @@ mod dhcp6;
 mod dmi;
 mod drive;
 mod efivars;
+#[cfg(test)]
+mod fuzz_tests;
 mod gpu;
 mod hardware;
 pub(crate) mod init;

@@ -90,6 +90,9 @@ test-lab: assets release agent-image ## What is shown on virtual servers only, a
 	$(call stage,programs of the lab,$(CARGO) build --quiet --package ferric --bins)
 	$(call stage,virtual servers,$(CARGO) test --quiet --package ferric --test e2e_vm --test vm_lab -- \
 	  --include-ignored --test-threads=1)
+	$(call stage,drives,FERRIC_AGENT_IMAGE='$(CURDIR)/agent-image/virtual' \
+	  FERRIC_AGENT='$(abspath $(AGENT_BUILD)/$(AGENT_TARGET)/release/ferric-agent)' \
+	  $(CARGO) test --quiet --package ferric-agent --test drives_vm -- --ignored --test-threads=1)
 
 .PHONY: demo
 ifeq ($(LAB),1)

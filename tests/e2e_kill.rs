@@ -165,7 +165,9 @@ fn plain(mut record: Value) -> Value {
     fn blank(value: &mut Value) {
         let Value::Object(map) = value else { return };
         for (name, value) in map.iter_mut() {
-            if name.ends_with("At") || ["at", "keyFingerprint", "id", "providerID"].contains(&name.as_str()) {
+            if name.ends_with("At")
+                || ["at", "keyFingerprint", "id", "providerID", "rootSerialNumber"].contains(&name.as_str())
+            {
                 *value = json!("set");
             }
             blank(value);

@@ -15,7 +15,7 @@ row!(two_disks_and_the_hint_chooses_the_nvme, async {
     };
     let mut row = Row::start(lab(vec![spec]).await).await;
     row.enrol().await;
-    // After the cleaning of a new host, which is for all disks: what an operator keeps there from then on.
+    // What an operator keeps there.
     write_at(row.disk(1), 0, &[0xA5; 4096]);
     write_at(row.disk(1), DISK - 4096, &[0x5A; 4096]);
     let before = sha256(row.disk(1)).unwrap();

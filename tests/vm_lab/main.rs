@@ -23,5 +23,6 @@ mod bench;
 mod boot;
 mod disks;
 mod images;
+mod network;
 mod strangers;
 mod troubles;

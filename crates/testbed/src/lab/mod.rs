@@ -72,6 +72,12 @@ impl Server {
         self.place.macs.first().map_or("", String::as_str)
     }
 
+    /// Hardware addresses of all its network ports.
+    #[must_use]
+    pub fn macs(&self) -> &[String] {
+        &self.place.macs
+    }
+
     /// File of the n-th disk.
     #[must_use]
     pub fn disk(&self, number: usize) -> Option<&Path> {

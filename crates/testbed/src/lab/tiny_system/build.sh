@@ -54,6 +54,14 @@ look() {
       umount /mnt
       return 0
     fi
+    # The other layout, of OpenStack.
+    if [ -f /mnt/openstack/latest/meta_data.json ]; then
+      echo "tiny: config-2 drive on $name"
+      sed -n 's/^.*\(marker.*\)$/tiny: user-data: \1/p' /mnt/openstack/latest/user_data
+      grep -q '"links"' /mnt/openstack/latest/network_data.json && echo 'tiny: network data'
+      umount /mnt
+      return 0
+    fi
     umount /mnt
   done
   return 1

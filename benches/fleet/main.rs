@@ -22,6 +22,8 @@ mod meter;
 mod objects;
 mod report;
 mod scenario;
+#[path = "../shared/mod.rs"]
+mod shared;
 mod watch;
 
 use std::process::ExitCode;

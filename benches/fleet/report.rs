@@ -8,6 +8,7 @@ use crate::Result;
 use crate::audit::Requests;
 use crate::meter::Memory;
 use crate::scenario::Scale;
+use crate::shared;
 
 const BEGIN: &str = "<!-- results: written by `make bench` -->";
 const END: &str = "<!-- end of results -->";
@@ -101,7 +102,12 @@ fn against(measured: f64, aim: Option<f64>) -> String {
 /// The results, as Markdown.
 pub fn text(scale: &Scale, phases: &[Phase]) -> String {
     let mut text = String::new();
-    let _ = writeln!(text, "Measured on {}, simulator with `--speed {}`.\n", machine(), scale.speed);
+    let _ = writeln!(
+        text,
+        "Measured on {}, simulator with `--speed {}`.\n",
+        shared::machine(" (for manager, simulator, etcd, apiserver and bench together)"),
+        scale.speed
+    );
     text += "| phase | hosts | wall s | requests a host | manager CPU s | RSS MB, peak | RSS MB, end | simulator CPU s | \
              etcd and apiserver CPU s |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|\n";
     for phase in phases {
@@ -159,27 +165,8 @@ pub fn text(scale: &Scale, phases: &[Phase]) -> String {
     text
 }
 
-/// Processor, cores, memory: what the figures depend on.
-fn machine() -> String {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let cpu = read("/proc/cpuinfo");
-    let model = cpu
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
-        .map_or("?", |(_, m)| m);
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let kib = read("/proc/meminfo")
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok());
-    let memory = kib.map_or_else(|| "?".to_owned(), |kib| format!("{} GiB", kib / (1 << 20)));
-    format!("{model}, {cores} cores (for manager, simulator, etcd, apiserver and bench together), {memory}")
-}
-
 /// Puts the results into their place in `docs/benchmarks.md`.
 pub fn save(text: &str) -> Result<()> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/benchmarks.md");
-    let old = std::fs::read_to_string(&path)?;
-    let (before, rest) = old.split_once(BEGIN).ok_or("docs/benchmarks.md has no place for results")?;
-    let (_, after) = rest.split_once(END).ok_or("docs/benchmarks.md has no end of results")?;
-    Ok(std::fs::write(&path, format!("{before}{BEGIN}\n\n{text}\n{END}{after}"))?)
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    Ok(shared::save(root, [BEGIN, END], text)?)
 }

@@ -20,6 +20,8 @@ mod machine;
 mod memory;
 mod net;
 mod power_on;
+#[path = "../../../../benches/shared/mod.rs"]
+mod shared;
 
 use std::{
     os::unix::process::CommandExt,
@@ -89,14 +91,14 @@ fn inside() -> Result<()> {
         // dnsmasq serves no path with `..` in it.
         let image = image().canonicalize()?;
         let net = net::Net::start(&folder, &image).await?;
-        let mut text = format!("Load average at the beginning: {}.\n\n", load());
+        let mut text = format!("Load average at the beginning: {}.\n\n", shared::load());
         if parts.contains("boot") {
             power_on::measure(&net, &folder, runs.unwrap_or(3), &mut text).await?;
         }
         if parts.contains("memory") {
             memory::measure(&net, &folder, &image, &mut text).await?;
         }
-        text.push_str(&format!("\nLoad average at the end: {}.", load()));
+        text.push_str(&format!("\nLoad average at the end: {}.", shared::load()));
         Ok::<_, Failure>(text)
     })?;
     println!("{text}");
@@ -115,17 +117,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-fn load() -> String {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').next().unwrap_or("?").to_owned()
-}
-
 /// Puts the results into their place in `docs/benchmarks.md`.
 fn save(text: &str) -> Result<()> {
-    let path = root().join("docs/benchmarks.md");
-    let old = std::fs::read_to_string(&path)?;
-    let (before, rest) =
-        old.split_once(BEGIN).ok_or("docs/benchmarks.md has no place for machine results")?;
-    let (_, after) = rest.split_once(END).ok_or("docs/benchmarks.md has no end of machine results")?;
-    Ok(std::fs::write(&path, format!("{before}{BEGIN}\n\n{}\n{END}{after}", text.trim_end()))?)
+    Ok(shared::save(&root(), [BEGIN, END], text)?)
 }

@@ -16,6 +16,8 @@
 mod case;
 mod fixture;
 mod report;
+#[path = "../../../../benches/shared/mod.rs"]
+mod shared;
 mod target;
 
 use std::{
@@ -139,7 +141,7 @@ fn measure(fixture: &Fixture, target: &Target, round: usize, results: &mut Resul
     };
     let to_device = dd("notrunc");
     let write = format!("{to_device} if='{raw}'");
-    results.load.push(load());
+    results.load.push(shared::load());
     results.packing.push(case::start(&["pack", qcow2, fixture::text(&fixture.extents)])?);
     results.qemu_unpack.push(seconds(&format!(
         "qemu-img convert -n -f qcow2 '{qcow2}' --target-image-opts driver=null-co,size={bytes}"
@@ -178,7 +180,7 @@ fn measure(fixture: &Fixture, target: &Target, round: usize, results: &mut Resul
     }
     seconds(&write)?;
     results.write_data.push(seconds(&format!("{} if='{raw}'", dd("notrunc,sparse")))?);
-    results.load.push(load());
+    results.load.push(shared::load());
     Ok(())
 }
 
@@ -198,10 +200,4 @@ fn seconds(script: &str) -> Result<f64> {
         return Err(format!("{script}: {status}").into());
     }
     Ok(begin.elapsed().as_secs_f64())
-}
-
-/// The load average of the last minute.
-fn load() -> String {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').next().unwrap_or("?").to_owned()
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, fs, path::Path};
 
-use crate::{Kind, Result, Results, case::Measured, fixture::Fixture, target::Target};
+use crate::{Kind, Result, Results, case::Measured, fixture::Fixture, shared, target::Target};
 
 const BEGIN: &str = "<!-- image results: written by `make bench-lab` -->";
 const END: &str = "<!-- end of image results -->";
@@ -47,7 +47,7 @@ pub fn text(fixture: &Fixture, target: &Target, results: &Results) -> String {
         "Measured on {}, to {}; image of {} MiB: a third noise, a third text, a third zeros, of which we have {} MiB \
          made by the device; zstd -3: {:.0} MiB, qcow2 (zlib): {:.0} MiB, extents: {:.0} MiB. Load average before and \
          after each run, of everything on the machine: {}.\n",
-        machine(),
+        shared::machine(""),
         target.what,
         fixture.bytes >> 20,
         results.rows.iter().flat_map(|row| &row.ours).map(|run| run.zeroed).max().unwrap_or(0) >> 20,
@@ -129,30 +129,11 @@ fn sizes(text: &mut String) {
     }
 }
 
-/// Processor, cores, memory: what the figures depend on.
-fn machine() -> String {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let cpu = read("/proc/cpuinfo");
-    let model = cpu
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
-        .map_or("?", |(_, m)| m);
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let kib = read("/proc/meminfo")
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok());
-    format!("{model}, {cores} cores, {} GiB", kib.map_or(0, |kib| kib >> 20))
-}
-
 fn root() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// Puts the results into their place in `docs/benchmarks.md`.
 pub fn save(text: &str) -> Result<()> {
-    let path = root().join("docs/benchmarks.md");
-    let old = fs::read_to_string(&path)?;
-    let (before, rest) = old.split_once(BEGIN).ok_or("docs/benchmarks.md has no place for image results")?;
-    let (_, after) = rest.split_once(END).ok_or("docs/benchmarks.md has no end of image results")?;
-    Ok(fs::write(&path, format!("{before}{BEGIN}\n\n{text}\n{END}{after}"))?)
+    Ok(shared::save(&root(), [BEGIN, END], text)?)
 }

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use ferric_api::host::ProvisioningState as State;
 use ferric_api::{BareMetalHost, BareMetalMachine, HardwareData};
-use ferric_testbed::Result;
 use ferric_testbed::lab::stack::{self, Story, wait_for};
 use ferric_testbed::lab::{Form, LabStack, Server};
 use ferric_testbed::stack::Created;
@@ -19,9 +18,11 @@ use kube::Api;
 use kube::api::{DynamicObject, ListParams};
 use kube::core::{ApiResource, GroupVersionKind};
 
-const HOST: &str = "vm-1";
+mod lab;
+
+use lab::{HOST, NAMESPACE, at, done, reach, state};
+
 const CLUSTER: &str = "vm";
-const NAMESPACE: &str = "default";
 /// Emulated processors are slow, and those of this machine may be shared.
 const AGENT_LIMIT: Duration = Duration::from_secs(400);
 const NODE_LIMIT: Duration = Duration::from_secs(600);
@@ -40,8 +41,7 @@ async fn chain() {
     done(stack.enrol().await);
     let server = done(stack.lab.server(HOST)).clone();
 
-    reach(&stack, &server, &mut story, AGENT_LIMIT, "available", |host| state(host) == State::Available)
-        .await;
+    reach(&stack, &mut story, AGENT_LIMIT, "available", |host| state(host) == State::Available).await;
     inspected(&stack, &server).await;
 
     let cluster = done(stack.create_cluster(CLUSTER, 1).await);
@@ -56,7 +56,7 @@ async fn chain() {
             .kubectl(["scale", "machinedeployment", "vm-workers", "--replicas=0", "-n", NAMESPACE])
             .await,
     );
-    let host = reach(&stack, &server, &mut story, RELEASE_LIMIT, "free again", |host| {
+    let host = reach(&stack, &mut story, RELEASE_LIMIT, "free again", |host| {
         state(host) == State::Available && host.spec.consumer_ref.is_none()
     })
     .await;
@@ -82,44 +82,6 @@ async fn chain() {
     story.say("the server is off, its disk is wiped, the Node is gone");
     drop(cluster);
     stack.stop().await;
-}
-
-fn done<T>(result: Result<T>) -> T {
-    result.unwrap_or_else(|error| panic!("{error}"))
-}
-
-fn state(host: &BareMetalHost) -> State {
-    host.status.as_ref().map(|status| status.provisioning.state).unwrap_or_default()
-}
-
-/// What the host is at, in a few words.
-fn at(host: &BareMetalHost) -> String {
-    let Some(status) = &host.status else { return "new".to_owned() };
-    let waits = status.waiting_for.as_ref().map(|waiting| waiting.message.clone()).unwrap_or_default();
-    let error = status.error_message.clone().map(|error| format!(" ERROR {error}")).unwrap_or_default();
-    format!("{:?}: {waits}{error}", status.provisioning.state)
-}
-
-/// Waits until the host is as wanted, and tells how it gets there.
-async fn reach(
-    stack: &LabStack,
-    server: &Server,
-    story: &mut Story,
-    limit: Duration,
-    what: &str,
-    wanted: impl Fn(&BareMetalHost) -> bool,
-) -> BareMetalHost {
-    let hosts: Api<BareMetalHost> = Api::namespaced(stack.bed.client(), NAMESPACE);
-    let reached = wait_for(&format!("{HOST} to be {what}"), limit, async || {
-        let host = hosts.get(HOST).await.map_err(|error| error.to_string())?;
-        story.tell(HOST, &at(&host));
-        if wanted(&host) {
-            return Ok(host);
-        }
-        Err(format!("{}; it printed:\n{}", at(&host), server.last_lines(15)))
-    })
-    .await;
-    done(reached)
 }
 
 /// What inspection found is what the virtual server was made of.

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use ferric_api::BareMetalHost;
 use ferric_api::host::ProvisioningState as State;
-use ferric_testbed::Result;
 use ferric_testbed::lab::domain::{DiskBus, DiskSpec, ServerSpec};
 use ferric_testbed::lab::images::tiny_system;
 use ferric_testbed::lab::stack::{Story, wait_for};
@@ -18,8 +17,9 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
-pub const HOST: &str = "vm-1";
-pub const NAMESPACE: &str = "default";
+use crate::lab::at;
+pub use crate::lab::{HOST, NAMESPACE, done, error, state, waits_for};
+
 pub const MIB: u64 = 1 << 20;
 /// Small, so that every byte of it is soon read.
 pub const DISK: u64 = 256 * MIB;
@@ -49,10 +49,6 @@ pub async fn lab(servers: Vec<ServerSpec>) -> LabBuilder {
 /// The same with a file of one's own as image.
 pub fn lab_with(image: PathBuf, servers: Vec<ServerSpec>) -> LabBuilder {
     LabStack::builder().servers(servers).cluster_api(false).image(image)
-}
-
-pub fn done<T>(result: Result<T>) -> T {
-    result.unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// What a host is asked to become.
@@ -108,18 +104,7 @@ impl Row {
     }
 
     pub async fn reach(&mut self, what: &str, wanted: impl Fn(&BareMetalHost) -> bool) -> BareMetalHost {
-        let (hosts, server) = (self.hosts(), done(self.stack.lab.server(HOST)));
-        let story = &mut self.story;
-        let reached = wait_for(&format!("{HOST} to be {what}"), LIMIT, async || {
-            let host = hosts.get(HOST).await.map_err(|error| error.to_string())?;
-            story.tell(HOST, &at(&host));
-            if wanted(&host) {
-                return Ok(host);
-            }
-            Err(format!("{}; it printed:\n{}", at(&host), server.last_lines(15)))
-        })
-        .await;
-        done(reached)
+        crate::lab::reach(&self.stack, &mut self.story, LIMIT, what, wanted).await
     }
 
     /// Enrols the host and waits until it is cleaned and free.
@@ -198,24 +183,11 @@ impl Row {
     }
 }
 
-pub fn state(host: &BareMetalHost) -> State {
-    host.status.as_ref().map(|status| status.provisioning.state).unwrap_or_default()
-}
-
-pub fn error(host: &BareMetalHost) -> Option<&str> {
-    host.status.as_ref()?.error_message.as_deref()
-}
-
-/// What the host waits for.
-pub fn waits_for(host: &BareMetalHost) -> &str {
-    let waiting = host.status.as_ref().and_then(|status| status.waiting_for.as_ref());
-    waiting.map_or("", |waiting| waiting.message.as_str())
-}
-
-/// What the host is at, in a few words.
-fn at(host: &BareMetalHost) -> String {
-    let error = error(host).map(|error| format!(" ERROR {error}")).unwrap_or_default();
-    format!("{:?}: {}{error}", state(host), waits_for(host))
+/// A counter of the manager; 0 where nothing was counted.
+pub async fn counted(stack: &LabStack, series: &str) -> u64 {
+    let metrics = done(stack.manager.metrics().await);
+    let line = metrics.lines().find_map(|line| line.strip_prefix(series));
+    line.and_then(|rest| rest.trim().parse().ok()).unwrap_or(0)
 }
 
 /// Where in a file a text is found.

@@ -2,7 +2,7 @@
 
 use ferric_testbed::lab::domain::{BmcKind, Firmware, ServerSpec};
 
-use crate::bench::{Row, Wanted, lab, server};
+use crate::bench::{Row, Wanted, counted, lab, server};
 
 /// Boots the agent, has the image written, boots it, and lets the host go.
 async fn life(spec: ServerSpec, proxy: bool, marker: &str, firmware: &str) {
@@ -28,10 +28,8 @@ async fn life(spec: ServerSpec, proxy: bool, marker: &str, firmware: &str) {
     }
     row.holds(&row.stack.image.path);
     if proxy {
-        let metrics = row.stack.manager.metrics().await.unwrap_or_default();
-        let boots =
-            metrics.lines().find(|line| line.starts_with("ferric_network_boots_total{result=\"boot\"}"));
-        assert!(boots.is_some(), "no boot from the network was counted:\n{metrics}");
+        let boots = counted(&row.stack, "ferric_network_boots_total{result=\"boot\"}").await;
+        assert_ne!(boots, 0, "no boot from the network was counted");
     }
     row.release().await;
     row.stop().await;

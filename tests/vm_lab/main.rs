@@ -23,6 +23,8 @@ mod bench;
 mod boot;
 mod disks;
 mod images;
+#[path = "../lab/mod.rs"]
+mod lab;
 mod network;
 mod strangers;
 mod troubles;

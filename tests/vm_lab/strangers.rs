@@ -7,13 +7,13 @@ use ferric_agent::{AgentError, AgentOptions, Platform};
 use ferric_image::BlockDevice;
 use ferric_protocol::BootData;
 use ferric_protocol::v1::Inventory;
+use ferric_testbed::lab::Server;
 use ferric_testbed::lab::domain::{BmcKind, Firmware, ServerSpec};
 use ferric_testbed::lab::stack::wait_for;
-use ferric_testbed::lab::{LabStack, Server};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use crate::bench::{LIMIT, Row, Wanted, done, lab, server};
+use crate::bench::{LIMIT, Row, Wanted, counted, done, lab, server};
 
 /// A machine that somebody put on the network.
 struct Stranger {
@@ -49,13 +49,6 @@ async fn is_refused(boot: BootData, uuid: String, code: Code) {
     );
     let end = tokio::time::timeout(LIMIT, run).await.expect("the agent goes on");
     assert!(matches!(&end, Err(AgentError::Refused { code: got, .. }) if *got == code), "{end:?}");
-}
-
-/// A counter of the manager.
-async fn counted(stack: &LabStack, series: &str) -> u64 {
-    let metrics = done(stack.manager.metrics().await);
-    let line = metrics.lines().find_map(|line| line.strip_prefix(series));
-    line.and_then(|rest| rest.trim().parse().ok()).unwrap_or(0)
 }
 
 row!(strangers_get_nothing, async {

@@ -104,10 +104,13 @@ async fn a_cluster_is_provisioned_paused_and_outlives_its_machines() {
 
     change_cluster(&world, json!({"spec": {"controlPlaneEndpoint": {"host": "10.0.0.1", "port": 6443}}}))
         .await;
-    let object = until(&world, "it is provisioned", |o| reason(o, "Ready") == "Provisioned").await;
+    // The host may be seen later than the cluster: two watches.
+    let object = until(&world, "it is provisioned, with its failure domain", |o| {
+        reason(o, "Ready") == "Provisioned" && domains(o) == ["room-1"]
+    })
+    .await;
     assert_eq!(object.spec.control_plane_endpoint.as_ref().unwrap().host, "10.0.0.1");
     assert_eq!(object.status.as_ref().unwrap().initialization.as_ref().unwrap().provisioned, Some(true));
-    assert_eq!(domains(&object), ["room-1"]);
 
     add_host(&world, "b", "room-2").await;
     until(&world, "a new failure domain is published", |o| domains(o) == ["room-1", "room-2"]).await;

@@ -1,6 +1,11 @@
 //! What PID 1 does, from the first mount to the end of the machine.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ferric_agent::{AgentError, AgentOptions, Exit};
 use ferric_protocol::{
@@ -28,6 +33,8 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 const LAST_WORDS: Duration = Duration::from_secs(30);
 /// How long devices get to appear after the last module was loaded.
 const SETTLE: Duration = Duration::from_secs(2);
+/// Between two looks for such devices.
+const LOOK: Duration = Duration::from_millis(200);
 /// How long the last sync may take.
 const LAST_SYNC: Duration = Duration::from_secs(20);
 /// Rounds of loading modules: a controller shows its disks only when its own module is there, and so on.
@@ -67,7 +74,7 @@ fn start() -> ! {
         Ok(plan) => plan,
         Err(error) => give_up(&error.to_string()),
     };
-    load_modules(plan.as_ref());
+    let loader = load_modules(plan.as_ref());
     if let Err(error) = mounts::efi_variables() {
         say(&error.to_string());
     }
@@ -78,7 +85,7 @@ fn start() -> ! {
     };
     // Caught while the runtime lives: its end would wait for a disk that does not answer.
     let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        runtime.block_on(live(boot, plan, boot_interface(&cmdline)))
+        runtime.block_on(live(boot, plan, boot_interface(&cmdline), loader))
     }));
     match lived {
         Ok(Ok(Exit::Reboot)) => end(RebootCommand::Restart, "restarting"),
@@ -89,7 +96,19 @@ fn start() -> ! {
 }
 
 /// Network, then the agent.
-async fn live(boot: BootData, plan: Option<NetworkPlan>, preferred: Option<Mac>) -> Result<Exit, String> {
+async fn live(
+    boot: BootData,
+    plan: Option<NetworkPlan>,
+    preferred: Option<Mac>,
+    loader: Option<Loader>,
+) -> Result<Exit, String> {
+    let settling = tokio::task::spawn_blocking(move || loader.into_iter().for_each(settle));
+    tokio::pin!(settling);
+    // An address takes as long as the last devices do; but a card that is still to come must not be missed.
+    let mut settled = None;
+    if !are_there(&cards(Path::new("/sys")), plan.as_ref(), preferred) {
+        settled = Some((&mut settling).await);
+    }
     let network = Network::open(Nics::Hardware, RESOLV_CONF)
         .map_err(|error| format!("the kernel's network cannot be used: {error}"))?;
     let neighbours = Neighbours::new();
@@ -97,6 +116,12 @@ async fn live(boot: BootData, plan: Option<NetworkPlan>, preferred: Option<Mac>)
         say(&format!("switches are not listened to: {error}"));
     }
     let used = network.bring_up(plan.as_ref(), preferred).await;
+    // All disks belong to the inventory.
+    let settled = match settled {
+        Some(settled) => settled,
+        None => settling.await,
+    };
+    settled.map_err(|error| format!("loading modules failed: {error}"))?;
     say(&format!("connecting to the provider at {}", boot.provider_url()));
     let boot_mac = preferred.or(used).map(|mac| mac.to_string()).unwrap_or_default();
     let machine = Arc::new(Machine { boot_mac, neighbours });
@@ -104,24 +129,49 @@ async fn live(boot: BootData, plan: Option<NetworkPlan>, preferred: Option<Mac>)
     ended.map_err(|error: AgentError| error.to_string())
 }
 
-/// Loads what devices ask for until nothing new turns up, and what the network is to be made of.
-fn load_modules(plan: Option<&NetworkPlan>) {
-    let Some(mut loader) = Loader::for_running_kernel() else {
-        say("the initramfs has no modules for this kernel; going on with what is built in");
-        return;
-    };
-    let mut quiet_since = None;
+/// Whether all cards that are named are there.
+fn are_there(cards: &BTreeSet<String>, plan: Option<&NetworkPlan>, preferred: Option<Mac>) -> bool {
+    let planned =
+        plan.map(NetworkPlan::links).unwrap_or_default().iter().filter_map(|link| match link.kind {
+            LinkKind::Nic { mac } => Some(mac),
+            _ => None,
+        });
+    !cards.is_empty() && planned.chain(preferred).all(|mac| cards.contains(&mac.to_string()))
+}
+
+/// MAC addresses of the network cards, without what is made of software.
+fn cards(sys: &Path) -> BTreeSet<String> {
+    sysfs::entries(sys.join("class/net"))
+        .iter()
+        .filter(|path| path.join("device").exists())
+        .map(|path| sysfs::text(path.join("address")).to_ascii_lowercase())
+        .collect()
+}
+
+/// Goes on until nothing new has turned up for a while: disks and links appear some time after their driver.
+fn settle(mut loader: Loader) {
+    let mut quiet_since = Instant::now();
     for _ in 0..ROUNDS {
+        std::thread::sleep(LOOK);
         if loader.round() {
-            quiet_since = None;
-            continue;
-        }
-        let since = *quiet_since.get_or_insert_with(std::time::Instant::now);
-        if since.elapsed() >= SETTLE {
+            quiet_since = Instant::now();
+        } else if quiet_since.elapsed() >= SETTLE {
             break;
         }
-        // Disks and links appear some time after their driver.
-        std::thread::sleep(Duration::from_millis(200));
+    }
+    say(&format!("{} kernel modules loaded", loader.loaded()));
+}
+
+/// Loads what devices ask for until none asks for more, and what the network is to be made of.
+fn load_modules(plan: Option<&NetworkPlan>) -> Option<Loader> {
+    let Some(mut loader) = Loader::for_running_kernel() else {
+        say("the initramfs has no modules for this kernel; going on with what is built in");
+        return None;
+    };
+    for _ in 0..ROUNDS {
+        if !loader.round() {
+            break;
+        }
     }
     let links = plan.map(NetworkPlan::links).unwrap_or_default();
     if links.iter().any(|link| matches!(link.kind, LinkKind::Bond { .. })) {
@@ -131,7 +181,7 @@ fn load_modules(plan: Option<&NetworkPlan>) {
     if links.iter().any(|link| matches!(link.kind, LinkKind::Vlan { .. })) {
         loader.load_with("8021q", c"");
     }
-    say(&format!("{} kernel modules loaded", loader.loaded()));
+    Some(loader)
 }
 
 fn give_up(why: &str) -> ! {
@@ -159,5 +209,26 @@ fn end(how: RebootCommand, what: &str) -> ! {
             say(&format!("{what} failed: {error}"));
         }
         std::thread::sleep(Duration::from_secs(5));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn cards_that_are_named_are_waited_for() {
+        let set = |macs: &[&str]| macs.iter().map(|mac| (*mac).to_owned()).collect::<BTreeSet<_>>();
+        let mac = |text: &str| Some(text.parse::<Mac>().unwrap());
+        let both = set(&["52:54:00:00:00:01", "52:54:00:00:00:02"]);
+        assert!(are_there(&both, None, None));
+        assert!(!are_there(&set(&[]), None, None));
+        assert!(are_there(&both, None, mac("52:54:00:00:00:02")));
+        assert!(!are_there(&both, None, mac("52:54:00:00:00:03")));
+        let plan = |mac: &str| NetworkPlan::parse(&format!("ferric.net={mac},10.0.0.5/24")).unwrap();
+        assert!(are_there(&both, plan("52:54:00:00:00:01").as_ref(), None));
+        assert!(!are_there(&both, plan("52:54:00:00:00:03").as_ref(), None));
     }
 }

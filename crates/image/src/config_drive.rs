@@ -65,7 +65,8 @@ pub enum ConfigDriveError {
 }
 
 impl ConfigDrive {
-    fn files(&self) -> Vec<(&'static str, &[u8])> {
+    /// Path and content of its files.
+    pub fn files(&self) -> Vec<(&'static str, &[u8])> {
         let Self { meta_data, user_data, network_config } = self;
         let network = network_config.as_ref().map(|data| (NETWORK_CONFIG, data.as_slice()));
         [(META_DATA, meta_data.as_slice()), (USER_DATA, user_data.as_slice())]

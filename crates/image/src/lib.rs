@@ -10,12 +10,14 @@
 //! - [`extents`]: what an image that cannot be streamed becomes, for the way from the provider to the agent.
 //! - [`gpt`]: the partition table: strict reading, moving the backup to the disk's end, adding a partition.
 //! - [`esp`]: the boot loaders on the EFI system partition.
+//! - [`cpio`]: archives that the kernel unpacks as its initramfs, or into it.
 //! - [`config_drive`]: the NoCloud or config-2 partition at the end of a written disk, and its reader.
 //! - [`mod@wipe`]: cleaning by writing, with evidence; markers for disks that erase themselves.
 //! - [`test_image`]: small real images for the demo and the tests.
 
 pub mod checksum;
 pub mod config_drive;
+pub mod cpio;
 mod device;
 pub mod esp;
 pub mod extents;

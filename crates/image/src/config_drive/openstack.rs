@@ -26,7 +26,8 @@ pub struct OpenStackDrive {
 }
 
 impl OpenStackDrive {
-    fn files(&self) -> Vec<(&'static str, &[u8])> {
+    /// Path and content of its files.
+    pub fn files(&self) -> Vec<(&'static str, &[u8])> {
         let Self { meta_data, user_data, network_data } = self;
         let network = network_data.as_ref().map(|data| (NETWORK_DATA, data.as_slice()));
         [(META_DATA, meta_data.as_slice()), (USER_DATA, user_data.as_slice())]

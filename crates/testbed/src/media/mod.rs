@@ -4,7 +4,6 @@
 //! The kernel, GRUB and iPXE are Debian's, fetched with apt and unpacked into the cache folder; the agent is one static
 //! program, `/init` of the initramfs. The same packages, agent, xorriso and zstd give the same bytes.
 
-mod cpio;
 mod elf;
 mod fat;
 mod iso;
@@ -18,9 +17,9 @@ use std::process::Command;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
+use ferric_image::cpio::Archive;
 use sha2::{Digest, Sha256};
 
-use self::cpio::Archive;
 use self::iso::Grub;
 use self::manifest::{File, Files, Iso, Manifest};
 use self::modules::Modules;
@@ -232,7 +231,7 @@ fn inputs(flavour: Flavour, agent: &Path, packages: &Resolved) -> Result<String>
     }
     for code in [
         include_str!("mod.rs"),
-        include_str!("cpio.rs"),
+        include_str!("../../../image/src/cpio.rs"),
         include_str!("fat.rs"),
         include_str!("iso.rs"),
         include_str!("modules.rs"),

@@ -9,7 +9,7 @@ const CHARACTER_DEVICE: u32 = 0o020_000;
 
 /// The entries of an archive, sorted by path; all of them belong to root and have no date.
 #[derive(Debug, Default)]
-pub(super) struct Archive {
+pub struct Archive {
     entries: BTreeMap<String, Entry>,
 }
 
@@ -22,7 +22,7 @@ struct Entry {
 
 impl Archive {
     /// Adds a folder, and those above it.
-    pub(super) fn folder(&mut self, path: &str) {
+    pub fn folder(&mut self, path: &str) {
         self.parents(path);
         self.entries.entry(path.to_owned()).or_insert(Entry {
             mode: FOLDER | 0o755,
@@ -32,13 +32,13 @@ impl Archive {
     }
 
     /// Adds a file with its permissions, and the folders above it.
-    pub(super) fn file(&mut self, path: &str, permissions: u32, content: Vec<u8>) {
+    pub fn file(&mut self, path: &str, permissions: u32, content: Vec<u8>) {
         self.parents(path);
         self.entries.insert(path.to_owned(), Entry { mode: FILE | permissions, device: (0, 0), content });
     }
 
     /// Adds a character device, and the folders above it. Writing one into an archive needs no privilege.
-    pub(super) fn device(&mut self, path: &str, permissions: u32, device: (u32, u32)) {
+    pub fn device(&mut self, path: &str, permissions: u32, device: (u32, u32)) {
         self.parents(path);
         let mode = CHARACTER_DEVICE | permissions;
         self.entries.insert(path.to_owned(), Entry { mode, device, content: Vec::new() });
@@ -51,7 +51,7 @@ impl Archive {
     }
 
     /// The archive's bytes. A folder sorts before what is in it, as the kernel wants it.
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
+    pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (inode, (path, entry)) in (1..).zip(&self.entries) {
             write(&mut bytes, inode, path, entry);

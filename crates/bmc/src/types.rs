@@ -68,6 +68,13 @@ pub enum BootTarget {
         /// What the firmware fetches.
         url: String,
     },
+    /// PXE, at each boot until another target is set; only once where the BMC knows nothing else.
+    NetworkAlways,
+    /// UEFI HTTP boot of a URL, at each boot until another target is set; only once where the BMC knows nothing else.
+    UefiHttpAlways {
+        /// What the firmware fetches.
+        url: String,
+    },
     /// A virtual CD, once.
     VirtualMedia {
         /// The ISO image that the BMC fetches.

@@ -58,15 +58,21 @@ pub(crate) fn patch(target: &BootTarget, system: &Value) -> Patch {
     match target {
         BootTarget::Disk => disk(system),
         BootTarget::Network if allows_target(system, "Pxe") => once(system, "Pxe", None),
-        BootTarget::Network => Patch::NotSupported("network boot: its boot override has no target Pxe"),
+        BootTarget::NetworkAlways if allows_target(system, "Pxe") => always(system, "Pxe", None),
+        BootTarget::Network | BootTarget::NetworkAlways => {
+            Patch::NotSupported("network boot: its boot override has no target Pxe")
+        }
         BootTarget::UefiHttp { url } if allows_target(system, "UefiHttp") => {
             once(system, "UefiHttp", Some(url))
         }
-        BootTarget::UefiHttp { .. } => {
+        BootTarget::UefiHttpAlways { url } if allows_target(system, "UefiHttp") => {
+            always(system, "UefiHttp", Some(url))
+        }
+        BootTarget::UefiHttp { .. } | BootTarget::UefiHttpAlways { .. } => {
             Patch::NotSupported("UEFI HTTP boot: its boot override has no target UefiHttp")
         }
         BootTarget::VirtualMedia { .. } | BootTarget::LiveMedia { .. } => match media_target(system) {
-            Some(name) if matches!(target, BootTarget::LiveMedia { .. }) => always(system, name),
+            Some(name) if matches!(target, BootTarget::LiveMedia { .. }) => always(system, name, None),
             Some(name) => once(system, name, None),
             None => {
                 Patch::NotSupported("boot from virtual media: its boot override has no target Cd or UsbCd")
@@ -80,9 +86,9 @@ fn once(system: &Value, target: &str, url: Option<&str>) -> Patch {
     overridden(system, enabled, target, url)
 }
 
-fn always(system: &Value, target: &str) -> Patch {
+fn always(system: &Value, target: &str, url: Option<&str>) -> Patch {
     let enabled = if allows_enabled(system, "Continuous") { "Continuous" } else { "Once" };
-    overridden(system, enabled, target, None)
+    overridden(system, enabled, target, url)
 }
 
 fn overridden(system: &Value, enabled: &str, target: &str, url: Option<&str>) -> Patch {
@@ -199,13 +205,26 @@ mod tests {
         for (enabled, expected) in [(json!(["Once", "Continuous"]), "Continuous"), (json!(["Once"]), "Once")]
         {
             assert_eq!(
-                tries(&BootTarget::LiveMedia { url: url.clone() }, json!({T: ["Cd"], E: enabled})),
+                tries(&BootTarget::LiveMedia { url: url.clone() }, json!({T: ["Cd"], E: enabled.clone()})),
                 [json!({"BootSourceOverrideEnabled": expected, "BootSourceOverrideTarget": "Cd"})]
             );
+            assert_eq!(
+                tries(&BootTarget::NetworkAlways, json!({T: ["Pxe"], E: enabled.clone()})),
+                [json!({"BootSourceOverrideEnabled": expected, "BootSourceOverrideTarget": "Pxe"})]
+            );
+            assert_eq!(
+                tries(&BootTarget::UefiHttpAlways { url: url.clone() }, json!({T: ["UefiHttp"], E: enabled})),
+                [json!({"BootSourceOverrideEnabled": expected, "BootSourceOverrideTarget": "UefiHttp",
+                    "HttpBootUri": url})]
+            );
         }
-        for target in
-            [BootTarget::Network, BootTarget::UefiHttp { url: url.clone() }, BootTarget::VirtualMedia { url }]
-        {
+        for target in [
+            BootTarget::Network,
+            BootTarget::NetworkAlways,
+            BootTarget::UefiHttp { url: url.clone() },
+            BootTarget::UefiHttpAlways { url: url.clone() },
+            BootTarget::VirtualMedia { url },
+        ] {
             let answer = patch(&target, &json!({"Boot": {T: ["Hdd"]}}));
             assert!(matches!(answer, Patch::NotSupported(_)), "{target:?}: {answer:?}");
         }

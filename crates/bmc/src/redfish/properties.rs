@@ -130,6 +130,8 @@ proptest! {
             BootTarget::Network,
             BootTarget::UefiHttp { url: "http://x".into() },
             BootTarget::VirtualMedia { url: "http://x".into() },
+            BootTarget::NetworkAlways,
+            BootTarget::UefiHttpAlways { url: "http://x".into() },
             BootTarget::LiveMedia { url: "http://x".into() },
         ] {
             let _ = boot::patch(&target, &value);

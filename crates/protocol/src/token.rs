@@ -14,8 +14,26 @@ const FIXED: usize = 1 + 8 + 8;
 const TAG: usize = 32;
 /// Longest host name: namespace/name of Kubernetes is at most 63 + 1 + 253.
 const MAX_HOST: usize = 320;
-/// Keeps these HMACs apart from any other use of the same key.
-const DOMAIN: &[u8] = b"ferric boot token\0";
+
+/// What a token is good for. A token of one use is none of the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TokenUse {
+    /// Booting the agent: [`BootToken::boot_number`] is the number of the agent boot.
+    Agent,
+    /// Booting the system that a host runs from memory: [`BootToken::boot_number`] is the time at which the host was told
+    /// to run it, in seconds since 1970.
+    System,
+}
+
+impl TokenUse {
+    /// Keeps these HMACs apart from each other, and from any other use of the same key.
+    fn domain(self) -> &'static [u8] {
+        match self {
+            Self::Agent => b"ferric boot token\0",
+            Self::System => b"ferric system token\0",
+        }
+    }
+}
 
 /// What a token says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +75,7 @@ pub enum TokenError {
 }
 
 impl BootToken {
-    /// Makes the token. `key` should have 32 random bytes or more.
+    /// Makes the token of an agent boot. `key` should have 32 random bytes or more.
     ///
     /// ```
     /// use ferric_protocol::BootToken;
@@ -68,6 +86,11 @@ impl BootToken {
     /// # Ok::<(), ferric_protocol::TokenError>(())
     /// ```
     pub fn mint(&self, key: &[u8]) -> Result<String, TokenError> {
+        self.mint_for(TokenUse::Agent, key)
+    }
+
+    /// The same for any use.
+    pub fn mint_for(&self, token_use: TokenUse, key: &[u8]) -> Result<String, TokenError> {
         let Self { host, boot_number, expires } = self;
         if host.is_empty() || host.len() > MAX_HOST {
             return Err(TokenError::HostLength(host.len()));
@@ -77,14 +100,19 @@ impl BootToken {
         bytes.extend_from_slice(&boot_number.to_be_bytes());
         bytes.extend_from_slice(&expires.to_be_bytes());
         bytes.extend_from_slice(host.as_bytes());
-        let tag = hmac::sign(&hmac_key(key), &signed(&bytes));
+        let tag = hmac::sign(&hmac_key(key), &signed(token_use, &bytes));
         bytes.extend_from_slice(tag.as_ref());
         Ok(URL_SAFE_NO_PAD.encode(bytes))
     }
 
-    /// Reads a token. The signature is compared in constant time and before anything else in it is believed; a token is
+    /// Reads the token of an agent boot. The signature is compared in constant time and before anything else in it is believed; a token is
     /// expired when `now` (seconds since 1970) has reached its expiry.
     pub fn verify(key: &[u8], token: &str, now: u64) -> Result<Self, TokenError> {
+        Self::verify_for(TokenUse::Agent, key, token, now)
+    }
+
+    /// The same for any use.
+    pub fn verify_for(token_use: TokenUse, key: &[u8], token: &str, now: u64) -> Result<Self, TokenError> {
         if token.len() > (FIXED + MAX_HOST + TAG) * 4 / 3 + 3 {
             return Err(TokenError::Malformed("too long"));
         }
@@ -93,7 +121,7 @@ impl BootToken {
             return Err(TokenError::Malformed("too short"));
         }
         let (facts, tag) = bytes.split_at(bytes.len() - TAG);
-        hmac::verify(&hmac_key(key), &signed(facts), tag).map_err(|_| TokenError::BadSignature)?;
+        hmac::verify(&hmac_key(key), &signed(token_use, facts), tag).map_err(|_| TokenError::BadSignature)?;
         let parsed = Self::from_facts(facts)?;
         if now >= parsed.expires {
             let Self { host, boot_number, expires } = parsed;
@@ -123,8 +151,8 @@ fn hmac_key(key: &[u8]) -> hmac::Key {
     hmac::Key::new(hmac::HMAC_SHA256, key)
 }
 
-fn signed(facts: &[u8]) -> Vec<u8> {
-    [DOMAIN, facts].concat()
+fn signed(token_use: TokenUse, facts: &[u8]) -> Vec<u8> {
+    [token_use.domain(), facts].concat()
 }
 
 #[cfg(test)]
@@ -165,6 +193,15 @@ mod tests {
         assert!(matches!(BootToken::verify(KEY, "", 0), Err(TokenError::Malformed(_))));
         assert!(matches!(BootToken::verify(KEY, "!!", 0), Err(TokenError::Malformed(_))));
         assert!(matches!(BootToken::verify(KEY, &"A".repeat(5_000), 0), Err(TokenError::Malformed(_))));
+    }
+
+    #[test]
+    fn a_token_of_one_use_is_none_of_the_other() {
+        for (made, asked) in [(TokenUse::Agent, TokenUse::System), (TokenUse::System, TokenUse::Agent)] {
+            let token = facts().mint_for(made, KEY).unwrap();
+            assert_eq!(BootToken::verify_for(made, KEY, &token, 0), Ok(facts()));
+            assert_eq!(BootToken::verify_for(asked, KEY, &token, 0), Err(TokenError::BadSignature));
+        }
     }
 
     #[test]

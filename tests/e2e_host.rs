@@ -45,6 +45,7 @@ async fn the_life_of_a_host() {
     a_restarted_manager_changes_nothing(&mut stack).await;
     a_qcow2_made_by_qemu_img(&stack).await;
     a_live_iso(&stack).await;
+    a_kernel_in_memory(&stack).await;
     pull_secrets_are_read_by_name(&stack).await;
     a_bmc_that_goes_and_comes_back(&stack).await;
     a_password_that_changes(&stack).await;
@@ -307,6 +308,65 @@ async fn a_live_iso(stack: &Stack) {
         seq(&|entry| entry.write().is_some_and(|(_, path)| path.ends_with("VirtualMedia.EjectMedia")));
     let agent = seq(&|entry| entry.boot_source() == Some("UefiHttp"));
     assert!(off.is_some() && off < ejected && ejected < agent, "{journal:?}");
+}
+
+/// Kernel and initramfs are fetched once by us and served at each start; nothing is written, and nothing of it is to be had
+/// after the host was let go.
+async fn a_kernel_in_memory(stack: &Stack) {
+    let before = stack.simulator.journal_end(WRONG).await.unwrap();
+    let write = |name: &str, content: &[u8]| {
+        let path = stack.bed.dir().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    };
+    let (kernel, initrd) = (write("vmlinuz", b"MZ kernel"), write("initrd.img", b"070701 initramfs"));
+    let kernels = ImageServer::start(&kernel).await.unwrap();
+    let initrds = ImageServer::start(&initrd).await.unwrap();
+    let user_data = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "memory", "namespace": NAMESPACE},
+        "stringData": {"userData": "#cloud-config\n"}});
+    stack.bed.apply(&user_data.to_string()).await.unwrap();
+    let image = json!({"url": kernels.url(), "checksum": disk::sha256(&kernel).unwrap(), "format": "kernel",
+        "initrd": {"url": initrds.url(), "checksum": disk::sha256(&initrd).unwrap()},
+        "kernelParameters": "console=ttyS0"});
+    let spec = json!({"online": true, "image": image, "userData": {"name": "memory"}});
+    patch_host(stack, WRONG, json!({ "spec": spec })).await;
+    let done = wait_for_state(stack, WRONG, State::Provisioned).await;
+    let shown = done.status.as_ref().unwrap().provisioning.image.as_ref().unwrap();
+    assert_eq!((shown.url.as_str(), shown.disk_format), (kernels.url().as_str(), Some(ImageFormat::Kernel)));
+    let runs = async |starts: usize| {
+        wait_until("the system to run from memory", LIMIT, async || {
+            let journal = stack.simulator.journal(WRONG, before).await.map_err(|error| error.to_string())?;
+            let states = journal.iter().filter_map(|entry| entry.state());
+            match states.filter(|state| *state == "SystemInMemoryRunning").count() {
+                count if count == starts => Ok(()),
+                count => Err(format!("{count} of {starts} times: {journal:?}")),
+            }
+        })
+        .await
+        .unwrap();
+    };
+    runs(1).await;
+    // It starts again each time that it is switched on.
+    patch_host(stack, WRONG, json!({"spec": {"online": false}})).await;
+    wait_until("the server to be off", LIMIT, async || match powered(stack, WRONG).await {
+        Some(false) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await
+    .unwrap();
+    patch_host(stack, WRONG, json!({"spec": {"online": true}})).await;
+    runs(2).await;
+    assert_eq!(boots(stack, WRONG, before).await, ["UefiHttp", "UefiHttp"]);
+    disk::is_wiped(stack.simulator.disk(WRONG).unwrap()).unwrap();
+    assert_eq!((kernels.requests(), initrds.requests()), (1, 1), "each is fetched once");
+
+    let before = stack.simulator.journal_end(WRONG).await.unwrap();
+    patch_host(stack, WRONG, json!({"spec": {"online": false, "image": null, "userData": null}})).await;
+    wait_for_state(stack, WRONG, State::Available).await;
+    let journal = stack.simulator.journal(WRONG, before).await.unwrap();
+    let off = journal.iter().find(|entry| entry.power() == Some(false)).map(|entry| entry.seq);
+    let agent = journal.iter().find(|entry| entry.boot_source() == Some("UefiHttp")).map(|entry| entry.seq);
+    assert!(off.is_some() && off < agent, "{journal:?}");
 }
 
 /// An image of a registry names Secrets in turn that are not there, of another type, and unusable: the condition says so

@@ -33,6 +33,10 @@ impl BootLookup for Listed {
         Ok(var("NETWORK").ok().map(Into::into))
     }
 
+    fn system<'a>(&'a self, _: &'a Key, _: u64) -> futures::future::BoxFuture<'a, Result<System, NoSystem>> {
+        Box::pin(std::future::ready(Err(NoSystem::Over)))
+    }
+
     fn count(&self, decision: &'static str) {
         println!("counted: {decision}");
     }

@@ -1,6 +1,5 @@
 //! Sends a file to firmware, a BMC or iPXE: whole or a range of it, with its length, as fast as the other side reads.
 
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -9,8 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::image::Artifact;
-use super::media::Patch;
+use super::composite::Composite;
 use crate::deploy::range::{Selection, select};
 
 /// Bytes that are read at a time.
@@ -18,15 +16,15 @@ const CHUNK: usize = 128 * 1024;
 /// Seconds after which to come again when too many files are being sent.
 const RETRY_AFTER: &str = "5";
 
-/// The answer to a GET or HEAD of a file, with some of its bytes replaced.
+/// The answer to a GET or HEAD of a file that is called `name`.
 pub(super) fn answer(
-    artifact: &Arc<Artifact>,
-    patch: Option<Patch>,
+    name: &str,
+    content: &Arc<Composite>,
     method: &Method,
     headers: &HeaderMap,
     streams: &Arc<Semaphore>,
 ) -> Response {
-    let size = artifact.size;
+    let size = content.size();
     let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
     // There is no validator that an If-Range could name.
     let range = range.filter(|_| !headers.contains_key(header::IF_RANGE));
@@ -46,12 +44,12 @@ pub(super) fn answer(
             return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, RETRY_AFTER)], sentence)
                 .into_response();
         };
-        Body::from_stream(chunks(artifact.clone(), patch, first, length, permit))
+        Body::from_stream(chunks(content.clone(), first, length, permit))
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(&artifact.name)));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(name)));
     headers.insert(header::CONTENT_LENGTH, length.into());
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -74,32 +72,24 @@ fn content_type(name: &str) -> &'static str {
 
 /// The bytes, read when the other side is ready for them.
 fn chunks(
-    artifact: Arc<Artifact>,
-    patch: Option<Patch>,
+    content: Arc<Composite>,
     at: u64,
     left: u64,
     permit: OwnedSemaphorePermit,
 ) -> impl futures::Stream<Item = std::io::Result<Bytes>> {
-    let patch = patch.map(Arc::new);
-    futures::stream::try_unfold(
-        (artifact, patch, at, left, permit),
-        |(artifact, patch, at, left, permit)| async move {
-            if left == 0 {
-                return Ok(None);
-            }
-            let want = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-            let (file, change) = (artifact.clone(), patch.clone());
-            let read = move || {
-                let mut chunk = vec![0; want];
-                file.file.read_exact_at(&mut chunk, at)?;
-                if let Some(change) = change {
-                    change.apply(at, &mut chunk);
-                }
-                std::io::Result::Ok(Bytes::from(chunk))
-            };
-            let chunk: Bytes = tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other)??;
-            let done = want as u64;
-            Ok(Some((chunk, (artifact, patch, at + done, left - done, permit))))
-        },
-    )
+    futures::stream::try_unfold((content, at, left, permit), |(content, at, left, permit)| async move {
+        if left == 0 {
+            return Ok(None);
+        }
+        let want = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+        let source = content.clone();
+        let read = move || {
+            let mut chunk = vec![0; want];
+            source.read_exact_at(&mut chunk, at)?;
+            std::io::Result::Ok(Bytes::from(chunk))
+        };
+        let chunk: Bytes = tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other)??;
+        let done = want as u64;
+        Ok(Some((chunk, (content, at + done, left - done, permit))))
+    })
 }

@@ -2,11 +2,14 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+
+use super::iso9660::Places;
 
 /// Version of the manifest that is understood.
 const VERSION: u32 = 1;
@@ -30,6 +33,8 @@ pub struct AgentImage {
     pub iso: Arc<Artifact>,
     /// Where in the template the configuration of GRUB goes.
     pub grub_config: Region,
+    /// Where in the template it says where kernel and initramfs lie; `None` if that is not understood.
+    pub places: Option<Places>,
 }
 
 /// A file that is served.
@@ -134,13 +139,16 @@ impl AgentImage {
             return Err(broken(format!("{length} bytes at {offset} are no part of the ISO")));
         }
         let open = |entry: &Entry| Artifact::open(folder, entry).map(Arc::new);
+        let template = open(&iso.entry)?;
+        let places = Places::find(|at, to| template.file.read_exact_at(to, at));
         Ok(Self {
             kernel: open(&kernel)?,
             initrd: open(&initrd)?,
             ipxe_bios: open(&ipxe_bios)?,
             ipxe_efi: open(&ipxe_efi)?,
-            iso: open(&iso.entry)?,
+            iso: template,
             grub_config: iso.grub_config,
+            places,
         })
     }
 

@@ -2,18 +2,24 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use ferric_api::MacAddress;
+use futures::future::BoxFuture;
 
+use super::composite::Composite;
 use crate::key::Key;
 
 /// The hosts, as far as booting from the network is concerned.
 pub trait BootLookup: Send + Sync + 'static {
-    /// The host whose boot MAC address this is, with the token of its boot if one is begun and no agent has registered.
+    /// The host whose boot MAC address this is, with the token of its boot if one is begun and no agent has registered, or
+    /// that of the system which it runs from memory.
     fn boot_for(&self, mac: MacAddress) -> Option<KnownHost>;
     /// The boot MAC address of a host.
     fn boot_mac(&self, host: &Key) -> Option<MacAddress>;
     /// The arguments that describe the network of a host's agent. `None`: it asks DHCP and routers.
     fn network(&self, host: &Key) -> Result<Option<Arc<str>>, NetworkNotRead>;
+    /// The system that a host runs from memory, for a token of this deployment ([`ferric_protocol::TokenUse::System`]).
+    fn system<'a>(&'a self, host: &'a Key, deployment: u64) -> BoxFuture<'a, Result<System, NoSystem>>;
     /// Counts an answer to a DHCP message, or that there was none, under the name of the decision.
     fn count(&self, decision: &'static str);
 }
@@ -23,6 +29,30 @@ pub trait BootLookup: Send + Sync + 'static {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the network data that the host names are not read, or are of no use: see the host's conditions")]
 pub struct NetworkNotRead;
+
+/// What a server needs to run a system from memory.
+#[derive(Clone)]
+pub struct System {
+    /// The kernel.
+    pub kernel: Composite,
+    /// Its initramfs.
+    pub initrd: Composite,
+    /// An archive that the kernel unpacks after it: user data and the like.
+    pub seed: Bytes,
+    /// Arguments on the kernel's command line.
+    pub parameters: String,
+}
+
+/// Why there is no system to run from memory.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoSystem {
+    /// The host is not to run that any more.
+    #[error("the host is not to run this system, or not any more")]
+    Over,
+    /// It will be there.
+    #[error("{0}")]
+    NotReady(String),
+}
 
 /// A host that is enrolled.
 #[derive(Debug, Clone, PartialEq, Eq)]

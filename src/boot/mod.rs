@@ -7,15 +7,19 @@
 //! - [`choice`]: which way a host boots. Pure.
 //! - [`dhcp`] and [`tftp`]: for machines that boot from the network without being told a URL.
 //! - [`image`]: the folder that `make agent-image` makes.
-//! - [`media`]: the bytes of a host's own ISO. Pure.
+//! - [`media`]: the bytes of a host's own ISO. Pure. [`iso9660`] puts another kernel onto it, [`composite`] reads it.
+//! - [`seed`]: what a system that runs from memory is configured with. Pure.
 
 pub mod choice;
+pub mod composite;
 pub mod dhcp;
 mod files;
 mod idle;
 pub mod image;
+pub mod iso9660;
 mod lookup;
 pub mod media;
+pub mod seed;
 pub mod tftp;
 
 use std::{io, sync::Arc, time::Duration};
@@ -26,7 +30,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use ferric_protocol::{BootData, BootDataError, BootToken, net::MAX_COMMAND_LINE};
+use ferric_protocol::{BootData, BootDataError, BootToken, TokenError, TokenUse, net::MAX_COMMAND_LINE};
 use http::{HeaderMap, Method, StatusCode, header};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -36,8 +40,8 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 pub use self::image::{AgentImage, AgentImageError};
-pub use self::lookup::{BootLookup, KnownHost, NetworkNotRead};
-use self::{idle::Idle, media::Patch};
+pub use self::lookup::{BootLookup, KnownHost, NetworkNotRead, NoSystem, System};
+use self::{composite::Composite, idle::Idle, media::Patch};
 use crate::{
     deploy::{Leadership, connection::serve_connection, server::accept},
     key::Key,
@@ -71,6 +75,10 @@ pub fn command_line_room(agent_url: &Url, token: &str) -> usize {
     let taken = KERNEL_ARGUMENTS.len() + boot + agent_url.as_str().len() + token.len() + IPXE_WORDS.len() + 1;
     MAX_COMMAND_LINE.saturating_sub(taken)
 }
+
+/// Names of the files of a system that runs from memory, beside its script.
+const KERNEL: &str = "vmlinuz";
+const INITRD: &str = "initrd.img";
 
 /// What iPXE does without a script.
 const AUTOEXEC: &str = "#!ipxe\nautoboot\n";
@@ -173,6 +181,19 @@ pub fn ipxe_script(boot: &BootData, artifacts: &Artifacts, more: &str) -> String
     )
 }
 
+/// The script of a system that runs from memory: its files lie beside the script. A server that is left alone with it
+/// tries until they are there.
+fn system_script(parameters: &str) -> Option<String> {
+    if !is_plain(parameters) || parameters.len() + IPXE_WORDS.len() > MAX_COMMAND_LINE {
+        return None;
+    }
+    Some(format!(
+        "#!ipxe\n:start\nkernel {KERNEL} initrd=initrd.img {parameters} || goto failed\n\
+         initrd --name initrd.img {INITRD} || goto failed\nboot\n:failed\n\
+         echo Ferric: the system is not to be had yet; trying again in ten seconds\nimgfree\nsleep 10\ngoto start\n"
+    ))
+}
+
 /// The files that PXE firmware and iPXE fetch by TFTP.
 pub fn tftp_files(image: &AgentImage) -> io::Result<tftp::Files> {
     use std::os::unix::fs::FileExt;
@@ -223,11 +244,12 @@ type Refusal = (StatusCode, String);
 
 impl BootServer {
     /// Serves `/boot/{token}/boot.ipxe`, `/boot/{token}/agent.iso` and the files of the agent image below `/agent/` until
-    /// `shutdown` is cancelled.
+    /// `shutdown` is cancelled; for systems that run from memory, kernel and initramfs beside the script, too.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
         let router = Router::new()
             .route("/boot/{token}/boot.ipxe", get(script))
             .route("/boot/{token}/agent.iso", get(iso))
+            .route("/boot/{token}/{name}", get(system_file))
             .route("/agent/{name}", get(artifact))
             .with_state(Arc::new(Shared { server: self, streams: Arc::new(Semaphore::new(STREAMS)) }));
         accept(listener, CONNECTIONS, &shutdown, |stream: TcpStream| {
@@ -242,16 +264,50 @@ impl BootServer {
         Ok(())
     }
 
-    /// Checks a token at the time `now` (seconds since 1970).
+    /// Checks a token of an agent boot at the time `now` (seconds since 1970).
     fn verify(&self, token: &str, now: u64) -> Result<BootToken, Refusal> {
-        if let Some(sentence) = self.leader.borrow().refusal() {
-            return Err((StatusCode::SERVICE_UNAVAILABLE, sentence));
+        self.may_answer()?;
+        BootToken::verify(&self.token_key, token, now).map_err(|error| self.refuse_token(&error))
+    }
+
+    /// Only who holds the lease answers.
+    fn may_answer(&self) -> Result<(), Refusal> {
+        match self.leader.borrow().refusal() {
+            Some(sentence) => Err((StatusCode::SERVICE_UNAVAILABLE, sentence)),
+            None => Ok(()),
         }
-        BootToken::verify(&self.token_key, token, now).map_err(|error| {
-            tracing::warn!(%error, "boot refused");
-            self.metrics.refused("boot");
-            (StatusCode::FORBIDDEN, "this boot token is not valid\n".to_owned())
-        })
+    }
+
+    fn refuse_token(&self, error: &dyn std::error::Error) -> Refusal {
+        tracing::warn!(%error, "boot refused");
+        self.metrics.refused("boot");
+        (StatusCode::FORBIDDEN, "this boot token is not valid\n".to_owned())
+    }
+
+    /// The system that a token is for. `None`: it is no token of a system that runs from memory.
+    async fn system(&self, token: &str, now: u64) -> Result<Option<(System, BootToken)>, Refusal> {
+        let facts = match BootToken::verify_for(TokenUse::System, &self.token_key, token, now) {
+            Ok(facts) => facts,
+            Err(error @ TokenError::Expired { .. }) => return Err(self.refuse_token(&error)),
+            // Whoever may know it as one of an agent boot says what is wrong with it.
+            Err(_) => return Ok(None),
+        };
+        self.may_answer()?;
+        let Some((host, lookup)) = Key::parse(&facts.host).zip(self.lookup.as_ref()) else { return Ok(None) };
+        match lookup.system(&host, facts.boot_number).await {
+            Ok(system) => Ok(Some((system, facts))),
+            Err(error @ NoSystem::Over) => Err(self.refuse_token(&error)),
+            Err(NoSystem::NotReady(message)) => {
+                tracing::warn!(host = facts.host, message, "the system is not ready to be booted");
+                Err((StatusCode::SERVICE_UNAVAILABLE, "the system is not there yet\n".to_owned()))
+            }
+        }
+    }
+
+    /// The medium of a system that runs from memory.
+    fn system_iso(&self, system: &System) -> Result<Composite, Refusal> {
+        let image = self.image.as_ref().ok_or_else(no_image)?;
+        media::system_medium(image, system).map_err(misconfigured)
     }
 
     /// The script for a token.
@@ -272,10 +328,7 @@ impl BootServer {
     /// The template of the ISO, and what is different in that of this token.
     fn iso(&self, token: &str, now: u64) -> Result<(Arc<image::Artifact>, Patch, BootToken), Refusal> {
         let facts = self.verify(token, now)?;
-        let Some(image) = &self.image else {
-            let sentence = "this provider has no agent image: start the manager with --agent-image-dir\n";
-            return Err((StatusCode::NOT_FOUND, sentence.to_owned()));
-        };
+        let image = self.image.as_ref().ok_or_else(no_image)?;
         // A medium is read in pieces, by firmware more than once: all of them must be of the same medium, so it is
         // dated by its token.
         let made = facts.expires.saturating_sub(self.token_lifetime.as_secs()).min(now);
@@ -305,6 +358,11 @@ impl BootServer {
     }
 }
 
+fn no_image() -> Refusal {
+    let sentence = "this provider has no agent image: start the manager with --agent-image-dir\n";
+    (StatusCode::NOT_FOUND, sentence.to_owned())
+}
+
 fn misconfigured(error: impl std::fmt::Display) -> Refusal {
     tracing::error!(%error, "no boot data can be made");
     (StatusCode::INTERNAL_SERVER_ERROR, "the provider is misconfigured\n".to_owned())
@@ -322,7 +380,16 @@ fn refuse((status, sentence): Refusal) -> Response {
 }
 
 async fn script(State(shared): State<Arc<Shared>>, Path(token): Path<String>) -> Response {
-    match shared.server.script(&token, now()) {
+    let script = match shared.server.system(&token, now()).await {
+        Ok(None) => shared.server.script(&token, now()),
+        Ok(Some((system, facts))) => {
+            tracing::info!(host = facts.host, "boot script of the system given");
+            system_script(&system.parameters)
+                .ok_or_else(|| misconfigured("the kernel's parameters are not plain, or too long"))
+        }
+        Err(refusal) => Err(refusal),
+    };
+    match script {
         Ok(script) => {
             ([(header::CONTENT_TYPE, "text/plain; charset=utf-8"), NOT_KEPT], script).into_response()
         }
@@ -336,17 +403,52 @@ async fn iso(
     method: Method,
     headers: HeaderMap,
 ) -> Response {
-    match shared.server.iso(&token, now()) {
-        Ok((template, patch, facts)) => {
+    let medium = match shared.server.system(&token, now()).await {
+        Ok(None) => shared
+            .server
+            .iso(&token, now())
+            .map(|(template, patch, facts)| (Composite::default().artifact(template).patched(patch), facts)),
+        Ok(Some((system, facts))) => shared.server.system_iso(&system).map(|medium| (medium, facts)),
+        Err(refusal) => Err(refusal),
+    };
+    match medium {
+        Ok((medium, facts)) => {
             let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
             // One line for a medium, not one for each of a thousand pieces.
             if range.is_none_or(|range| range.starts_with("bytes=0-")) {
                 tracing::info!(host = facts.host, boot_number = facts.boot_number, %method, "boot medium given");
             }
-            files::answer(&template, Some(patch), &method, &headers, &shared.streams)
+            files::answer("agent.iso", &Arc::new(medium), &method, &headers, &shared.streams)
         }
         Err(refusal) => refuse(refusal),
     }
+}
+
+/// Kernel and initramfs of a system that runs from memory.
+async fn system_file(
+    State(shared): State<Arc<Shared>>,
+    Path((token, name)): Path<(String, String)>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response {
+    if name != KERNEL && name != INITRD {
+        return refuse((StatusCode::NOT_FOUND, "there is no such file\n".to_owned()));
+    }
+    let system = match shared.server.system(&token, now()).await {
+        Ok(Some((system, facts))) => {
+            tracing::info!(host = facts.host, name, %method, "file of the system given");
+            system
+        }
+        Ok(None) => {
+            return refuse(shared.server.refuse_token(&TokenError::BadSignature));
+        }
+        Err(refusal) => return refuse(refusal),
+    };
+    let content = match name.as_str() {
+        KERNEL => system.kernel,
+        _ => media::system_initrd(&system),
+    };
+    files::answer(&name, &Arc::new(content), &method, &headers, &shared.streams)
 }
 
 async fn artifact(
@@ -357,7 +459,10 @@ async fn artifact(
 ) -> Response {
     let image = shared.server.image.as_ref();
     match image.and_then(|image| image.artifacts().into_iter().find(|artifact| artifact.name == name)) {
-        Some(artifact) => files::answer(artifact, None, &method, &headers, &shared.streams),
+        Some(artifact) => {
+            let content = Arc::new(Composite::default().artifact(artifact.clone()));
+            files::answer(&name, &content, &method, &headers, &shared.streams)
+        }
         None => refuse((StatusCode::NOT_FOUND, "no such file of the agent image\n".to_owned())),
     }
 }

@@ -293,7 +293,92 @@ impl BootLookup for OneCard {
         }
     }
 
+    fn system<'a>(
+        &'a self,
+        host: &'a crate::key::Key,
+        deployment: u64,
+    ) -> futures::future::BoxFuture<'a, Result<System, NoSystem>> {
+        let bytes = |text: &'static str| Composite::default().bytes(text.as_bytes().into());
+        let system = System {
+            kernel: bytes("the kernel"),
+            initrd: bytes("the initramfs"),
+            seed: "the seed".into(),
+            parameters: "console=ttyS0".to_owned(),
+        };
+        Box::pin(std::future::ready(match (host.name.as_str(), deployment) {
+            ("r1-h1", 77) => Ok(system),
+            ("r1-h2", 77) => Err(NoSystem::NotReady("a secret name".to_owned())),
+            _ => Err(NoSystem::Over),
+        }))
+    }
+
     fn count(&self, _: &'static str) {}
+}
+
+fn system_token(host: &str, deployment: u64, expires: u64) -> String {
+    let facts = BootToken { host: host.to_owned(), boot_number: deployment, expires };
+    facts.mint_for(TokenUse::System, KEY).unwrap()
+}
+
+#[tokio::test]
+async fn a_system_is_served_to_its_token_alone() {
+    let (mut server, _leader) = server(Leadership::Leader);
+    server.lookup = Some(Arc::new(OneCard));
+    let running = Running::start(server).await;
+    let get = async |token: &str, name: &str| {
+        let (parts, body) = running.ask("GET", &format!("/boot/{token}/{name}"), None).await;
+        (parts.status, String::from_utf8(body.to_vec()).unwrap())
+    };
+    let good = system_token("racks/r1-h1", 77, u64::MAX);
+    let (status, script) = get(&good, "boot.ipxe").await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(script.contains("\nkernel vmlinuz initrd=initrd.img console=ttyS0 || goto failed\n"), "{script}");
+    assert!(!script.contains(&good), "the running system must not learn the token");
+    assert_eq!(get(&good, "vmlinuz").await, (StatusCode::OK, "the kernel".to_owned()));
+    assert_eq!(get(&good, "initrd.img").await, (StatusCode::OK, "the initramfs\0\0\0the seed".to_owned()));
+    assert_eq!(get(&good, "user-data").await.0, StatusCode::NOT_FOUND);
+    // Without an agent image there is no medium.
+    assert_eq!(get(&good, "agent.iso").await.0, StatusCode::NOT_FOUND);
+    let (parts, body) = running.ask("GET", &format!("/boot/{good}/initrd.img"), Some("bytes=4-8")).await;
+    assert_eq!((parts.status, &body[..]), (StatusCode::PARTIAL_CONTENT, b"initr".as_slice()));
+
+    let agent = BootToken { host: "racks/r1-h1".to_owned(), boot_number: 77, expires: u64::MAX };
+    let refused = [
+        // Of another deployment, of another host, expired, one of an agent boot, forged.
+        system_token("racks/r1-h1", 76, u64::MAX),
+        system_token("racks/r1-h3", 77, u64::MAX),
+        system_token("racks/r1-h1", 77, 1),
+        agent.mint(KEY).unwrap(),
+        "AAAA".to_owned(),
+    ];
+    for token in &refused {
+        for name in ["vmlinuz", "initrd.img"] {
+            let (status, body) = get(token, name).await;
+            assert_eq!(status, StatusCode::FORBIDDEN, "{name}");
+            assert!(!body.contains("seed"));
+        }
+    }
+    let (status, body) = get(&system_token("racks/r1-h2", 77, u64::MAX), "initrd.img").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(!body.contains("secret"), "what is missing is for the log: {body}");
+}
+
+#[tokio::test]
+async fn a_standby_serves_no_system() {
+    let (mut server, _leader) = server(Leadership::Standby { holder: Some("ferric-1".into()) });
+    server.lookup = Some(Arc::new(OneCard));
+    let token = system_token("racks/r1-h1", 77, u64::MAX);
+    let refused = server.system(&token, 1_000).await.map(|_| ()).unwrap_err();
+    assert_eq!(refused.0, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[test]
+fn parameters_that_mean_something_to_ipxe_make_no_script() {
+    assert!(system_script("console=ttyS0 a=b").is_some());
+    for bad in ["a ${b}", "a && b", "a || b", "'a'", "a\nb"] {
+        assert_eq!(system_script(bad), None, "{bad}");
+    }
+    assert_eq!(system_script(&"x".repeat(2_047)), None);
 }
 
 #[test]

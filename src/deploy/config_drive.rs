@@ -68,7 +68,7 @@ pub fn config_drive(
 }
 
 /// Whether these are an Ignition config: JSON with `ignition.version`.
-fn is_ignition(user_data: &[u8]) -> bool {
+pub fn is_ignition(user_data: &[u8]) -> bool {
     let config: Option<Value> = serde_json::from_slice(user_data).ok();
     config.is_some_and(|config| config.pointer("/ignition/version").is_some_and(Value::is_string))
 }

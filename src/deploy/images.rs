@@ -229,6 +229,13 @@ impl ImageCache {
         }
     }
 
+    /// Opens a file of the cache by its digest. It is not evicted for as long as it is open. `None`: it is not there.
+    pub fn open_file(&self, digest: &str) -> Option<io::Result<CachedFile>> {
+        let held = self.read(digest)?;
+        let opened = std::fs::File::open(&held.path);
+        Some(opened.map(|file| CachedFile { size: held.size, file, _held: held }))
+    }
+
     /// Opens an image for reading. It stays for as long as the reader does.
     pub(super) fn read(&self, digest: &str) -> Option<Reading> {
         let checksum = Checksum::parse(digest, None).ok()?;
@@ -240,6 +247,15 @@ impl ImageCache {
         let path = self.inner.dir.join(file_name(&digest, extents));
         Some(Reading { inner: Arc::clone(&self.inner), digest, path, size })
     }
+}
+
+/// A file of the cache, opened.
+pub struct CachedFile {
+    /// The file.
+    pub file: std::fs::File,
+    /// Its size in bytes.
+    pub size: u64,
+    _held: Reading,
 }
 
 /// An image that is being read; it is not evicted meanwhile.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use ferric_protocol::{
-    BootToken, TokenError,
+    BootToken, TokenError, TokenUse,
     tls::{ClientAuth, TlsError, certificate_sha256, server_config},
 };
 use k8s_openapi::{ByteString, api::core::v1::Secret};
@@ -193,6 +193,19 @@ impl ProviderKeys {
         let boot_number = u64::try_from(boot_number).unwrap_or(0);
         let expires = u64::try_from(expires.as_second()).unwrap_or(0);
         BootToken { host: host.to_string(), boot_number, expires }.mint(&self.token_key)
+    }
+
+    /// Makes the token for the system that a host runs from memory, by the deployment that is about: good until `expires`,
+    /// and only for as long as the host's record speaks of that deployment.
+    pub fn mint_system(
+        &self,
+        host: &Key,
+        deployment: u64,
+        expires: jiff::Timestamp,
+    ) -> Result<String, TokenError> {
+        let expires = u64::try_from(expires.as_second()).unwrap_or(0);
+        let facts = BootToken { host: host.to_string(), boot_number: deployment, expires };
+        facts.mint_for(TokenUse::System, &self.token_key)
     }
 
     /// The serving certificate for whatever name or address agents dial: that of `agent_url`, and the address that is

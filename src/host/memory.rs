@@ -36,6 +36,8 @@ pub enum Job {
     BootDisk,
     /// Set what each boot starts from: the live ISO that is asked for.
     BootLiveIso,
+    /// Set what each boot starts from: the kernel that is asked for, which runs from memory.
+    BootKernel,
     /// Change the power and read it back.
     Power(PowerAction),
     /// Read the Secret with the network of the host's agent. The BMC has no part in it.
@@ -52,6 +54,9 @@ impl Job {
             Self::BootAgent(n) => format!("the BMC to take the boot settings of agent boot {n}"),
             Self::BootDisk => "the BMC to take the boot settings of the disk".to_owned(),
             Self::BootLiveIso => "the BMC to insert the live ISO".to_owned(),
+            Self::BootKernel => {
+                "the BMC to take the boot settings of the system that runs from memory".to_owned()
+            }
             Self::Power(PowerAction::On) => "the server to be read as powered on".to_owned(),
             Self::Power(PowerAction::ForceOff | PowerAction::GracefulShutdown) => {
                 "the server to be read as powered off".to_owned()
@@ -158,6 +163,8 @@ pub enum BootSet {
     Disk,
     /// The live ISO.
     LiveIso,
+    /// The kernel that runs from memory.
+    Kernel,
 }
 
 /// What is remembered of a host's BMC.
@@ -291,12 +298,15 @@ impl BmcMemory {
                 self.power = Some(Seen { value: power, at: now });
                 if power == PowerState::On && matches!(job, Job::Power(_)) {
                     self.boot_since = Some(now);
+                    // Some BMCs know one-time settings only, which are spent now: it is set again before the next start.
+                    self.boot.take_if(|set| *set == BootSet::Kernel);
                 }
             }
             JobOutcome::Done => match job {
                 Job::BootAgent(number) => self.boot = Some(BootSet::Agent(*number)),
                 Job::BootDisk => self.boot = Some(BootSet::Disk),
                 Job::BootLiveIso => self.boot = Some(BootSet::LiveIso),
+                Job::BootKernel => self.boot = Some(BootSet::Kernel),
                 _ => {}
             },
         }

@@ -42,7 +42,7 @@ pub enum RecordWrite {
     /// The image is about to be written: the disk's old content is gone from here on.
     BeginWrite {
         /// The image.
-        image: Image,
+        image: Box<Image>,
         /// `sha256:<hex>` or `sha512:<hex>`.
         digest: String,
         /// What is wiped when it is released.
@@ -80,7 +80,7 @@ pub enum RecordWrite {
         /// Provider ID of the consumer.
         provider_id: Option<String>,
         /// Image of the consumer.
-        image: Option<Image>,
+        image: Option<Box<Image>>,
         /// What the BMC says of itself.
         identity: HostIdentity,
     },

@@ -5,8 +5,8 @@ use std::time::Duration;
 use ferric_api::ConditionStatus;
 use ferric_api::condition::{self, types};
 use ferric_api::host::{
-    BareMetalHostStatus, BmcStatus, CredentialsStatus, InspectionMode, OperationalStatus,
-    ProvisioningState as State, WaitingFor,
+    BareMetalHostStatus, BmcStatus, CredentialsStatus, Image, ImageFormat, ImageRecord, InspectionMode,
+    OperationalStatus, ProvisioningState as State, WaitingFor,
 };
 use ferric_bmc::{BootMethod, PowerState};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -70,13 +70,7 @@ pub fn status(o: &Observation<'_>, plan: &Plan) -> BareMetalHostStatus {
     new.provisioning.state = plan.state;
     new.provisioning.boot_mode = o.host.spec.boot_mode;
     let image = record.and_then(|r| r.image.as_ref());
-    new.provisioning.image = image.filter(|i| i.booted_at.is_some()).map(|i| ferric_api::host::Image {
-        url: i.url.clone(),
-        checksum: i.digest.split_once(':').map(|(_, hex)| hex.to_owned()),
-        checksum_type: i.digest.split_once(':').map(|(kind, _)| kind.to_owned()),
-        disk_format: live::is_recorded(i).then_some(ferric_api::host::ImageFormat::LiveIso),
-        oci_auth_secret_name: None,
-    });
+    new.provisioning.image = image.filter(|i| i.booted_at.is_some()).and_then(|i| shown_image(o, i));
     new.provisioning.root_device_hints = o.host.spec.root_device_hints.clone();
     let power = o.bmc.power_state();
     match power {
@@ -167,6 +161,23 @@ pub fn status(o: &Observation<'_>, plan: &Plan) -> BareMetalHostStatus {
         None => set(types::PAUSED, ConditionStatus::False, "NotPaused", ""),
     }
     new
+}
+
+/// The image that a host runs, as far as the record tells.
+fn shown_image(o: &Observation<'_>, record: &ImageRecord) -> Option<Image> {
+    if live::runs_kernel(record) {
+        // The record knows it by its mark alone.
+        let desired = o.consumer.desired().map(|desired| desired.image.clone());
+        return desired.filter(|image| live::mark(image).as_deref() == Some(&*record.digest));
+    }
+    let checksum = record.digest.split_once(':');
+    Some(Image {
+        url: record.url.clone(),
+        checksum: checksum.map(|(_, hex)| hex.to_owned()),
+        checksum_type: checksum.map(|(kind, _)| kind.to_owned()),
+        disk_format: live::is_recorded(record).then_some(ImageFormat::LiveIso),
+        ..Image::default()
+    })
 }
 
 fn registered(o: &Observation<'_>, plan: &Plan) -> (ConditionStatus, String, String) {

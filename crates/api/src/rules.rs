@@ -352,6 +352,103 @@ pub(crate) fn live_iso_by_redfish() -> Rule {
     .field_path(".image.format")
 }
 
+/// A kernel is fetched from a web server.
+pub(crate) fn kernel_by_http() -> Rule {
+    rule(
+        "!has(self.format) || self.format != 'kernel' || !has(self.url) || !self.url.startsWith('oci://')",
+        "image.format kernel is fetched from a web server: give an http:// or https:// URL of the kernel",
+    )
+    .field_path(".url")
+}
+
+/// A kernel needs its system.
+pub(crate) fn kernel_with_initrd() -> Rule {
+    rule(
+        "!has(self.format) || self.format != 'kernel' || has(self.initrd)",
+        "image.format kernel runs a kernel with its initramfs from memory: add image.initrd with url and checksum",
+    )
+    .field_path(".initrd")
+}
+
+/// What is written has its own initramfs.
+pub(crate) fn initrd_of_kernel() -> Rule {
+    rule(
+        "!has(self.initrd) || has(self.format) && self.format == 'kernel'",
+        "image.initrd belongs to a kernel that runs from memory: set image.format to kernel, or remove initrd",
+    )
+    .field_path(".initrd")
+}
+
+/// What is written has its own command line.
+pub(crate) fn parameters_of_kernel() -> Rule {
+    rule(
+        "!has(self.kernelParameters) || self.kernelParameters == '' || has(self.format) && self.format == 'kernel'",
+        "image.kernelParameters belong to a kernel that runs from memory: set image.format to kernel, or remove \
+         kernelParameters",
+    )
+    .field_path(".kernelParameters")
+}
+
+/// They go through iPXE and GRUB unchanged.
+pub(crate) fn kernel_parameters() -> Rule {
+    rule(
+        r#"self.matches('^([ -~]*)$') && !self.matches('["\'$`\\\\]') && !self.contains('&&') && !self.contains('||')"#,
+        "image.kernelParameters must be one line of printable ASCII without quotes, $, `, backslashes, && and ||, which \
+         boot loaders give a meaning of their own",
+    )
+}
+
+/// The initramfs is fetched from a web server.
+pub(crate) fn initrd_url() -> Rule {
+    rule(
+        r"self.matches(r'^[hH][tT][tT][pP][sS]?://[^\s/?#]+([/?#][^\s]*)?$')",
+        "image.initrd.url must be an http:// or https:// URL: serve the initramfs there",
+    )
+}
+
+/// Nothing is booted unverified.
+pub(crate) fn initrd_checksum() -> Rule {
+    rule(
+        r"self.matches(r'^([0-9a-fA-F]{64}|[0-9a-fA-F]{128}|[hH][tT][tT][pP][sS]?://[^\s/?#]+([/?#][^\s]*)?)$')",
+        "image.initrd.checksum must be the SHA-256 (64 hex digits) or SHA-512 (128 hex digits) of the file at \
+         image.initrd.url, without prefix or spaces, or the http(s) URL of a file that lists it; MD5 can be forged",
+    )
+}
+
+/// Known checksum types.
+pub(crate) fn initrd_checksum_type() -> Rule {
+    rule(
+        "self in ['sha256', 'sha512', 'auto']",
+        "image.initrd.checksumType must be sha256, sha512 or auto: correct it, or remove it to have it deduced from the \
+         length of the checksum",
+    )
+}
+
+/// Type and length agree.
+pub(crate) fn initrd_checksum_type_fits() -> Rule {
+    rule(
+        "!has(self.checksumType) || self.checksum.contains('://') || \
+         !(self.checksumType == 'sha256' && self.checksum.size() == 128 || \
+         self.checksumType == 'sha512' && self.checksum.size() == 64)",
+        "image.initrd.checksumType contradicts the length of image.initrd.checksum (sha256 has 64 hex digits, sha512 has \
+         128): correct one of them, or remove checksumType",
+    )
+    .field_path(".checksumType")
+}
+
+/// Wake-on-LAN cannot say what a server boots.
+pub(crate) fn kernel_not_by_wol() -> Rule {
+    rule(
+        format!(
+            "!has(self.image) || !has(self.image.format) || self.image.format != 'kernel' || !({})",
+            has_scheme("wol")
+        ),
+        "image.format kernel needs a BMC that says what the server boots, which Wake-on-LAN does not: use a Redfish or \
+         IPMI address, or an image that is written",
+    )
+    .field_path(".image.format")
+}
+
 /// Only registries are given credentials.
 pub(crate) fn auth_secret_of_artifact() -> Rule {
     rule(

@@ -10,6 +10,8 @@ const FETCH_TIME: Duration = Duration::from_secs(20);
 const FETCH_LIMIT: usize = 1 << 20;
 /// Where an ISO image says that it is one, and how: ECMA-119, 6.2.1 and 8.1.2.
 const ISO_MARK: (usize, &[u8]) = (0x8001, b"CD001");
+/// A file with which cloud-init configures a system.
+const SEED: &[u8] = b"var/lib/cloud/seed/nocloud/user-data";
 
 /// Fetches boot media and reads them.
 pub(crate) async fn fetch(client: &reqwest::Client, url: &str) -> Result<BootProgram, String> {
@@ -19,7 +21,41 @@ pub(crate) async fn fetch(client: &reqwest::Client, url: &str) -> Result<BootPro
     let body = tokio::time::timeout(FETCH_TIME, download(client, url))
         .await
         .map_err(|_| format!("{url} did not answer within {} s", FETCH_TIME.as_secs()))??;
-    read_media(&body).map_err(|why| format!("{url}: {why}"))
+    match read_media(&body).map_err(|why| format!("{url}: {why}"))? {
+        // The agent is told where its provider is; another system is not.
+        BootProgram::Kernel { arguments } if !arguments.contains("ferric.url=") => {
+            let script = String::from_utf8_lossy(&body);
+            tokio::time::timeout(FETCH_TIME, system(client, url, &script))
+                .await
+                .map_err(|_| format!("the files of {url} did not come within {} s", FETCH_TIME.as_secs()))?
+        }
+        program => Ok(program),
+    }
+}
+
+/// Fetches kernel and initramfs of a system, which lie beside the script unless it says otherwise. The initramfs must end
+/// in an archive with what the system is configured with.
+async fn system(client: &reqwest::Client, url: &str, script: &str) -> Result<BootProgram, String> {
+    let base = reqwest::Url::parse(url).map_err(|error| format!("{url}: {error}"))?;
+    for command in ["kernel", "initrd"] {
+        let named = file_of(script, command).ok_or_else(|| format!("{url} names no {command}"))?;
+        let file = base.join(named).map_err(|error| format!("{named}: {error}"))?;
+        let content = download(client, file.as_str()).await?;
+        if command == "initrd" && !content.windows(SEED.len()).any(|part| part == SEED) {
+            return Err(format!("{file} holds nothing to configure the system with"));
+        }
+    }
+    Ok(BootProgram::System)
+}
+
+/// The file that a command of a script names: its first word that is neither an option nor the value of one.
+fn file_of<'a>(script: &'a str, command: &str) -> Option<&'a str> {
+    let line = script.lines().find(|line| line.split_whitespace().next() == Some(command))?;
+    let mut words = line.split_whitespace().skip(1).peekable();
+    while words.next_if(|word| *word == "--name").is_some() {
+        words.next();
+    }
+    words.next()
 }
 
 async fn download(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, String> {
@@ -86,6 +122,17 @@ fn read_ipxe(text: &str) -> Result<BootProgram, String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn files_of_scripts() {
+        let script =
+            "#!ipxe\n:start\nkernel vmlinuz initrd=i a=b || goto x\ninitrd --name i http://p/i || goto x\n";
+        assert_eq!(
+            (file_of(script, "kernel"), file_of(script, "initrd")),
+            (Some("vmlinuz"), Some("http://p/i"))
+        );
+        assert_eq!((file_of("#!ipxe\ninitrd --name", "initrd"), file_of("kernel", "kernel")), (None, None));
+    }
 
     #[test]
     fn scripts() {

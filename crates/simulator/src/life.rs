@@ -39,6 +39,8 @@ pub(crate) enum Phase {
     Os,
     /// An operating system runs from the virtual CD.
     LiveOs,
+    /// A system of its own, run from memory by kernel and initramfs.
+    SystemInMemory,
     /// Firmware found nothing to boot.
     NoBootableDisk(String),
     /// Firmware waits for a PXE server, of which there is none in this world.
@@ -57,6 +59,7 @@ impl Phase {
             Self::ReadingDisk => "ReadingDisk",
             Self::Os => "OSRunning",
             Self::LiveOs => "LiveISORunning",
+            Self::SystemInMemory => "SystemInMemoryRunning",
             Self::NoBootableDisk(_) => "NoBootableDisk",
             Self::HangsAtPxe => "HangsAtPxe",
             Self::Crashed(_) => "Crashed",
@@ -190,6 +193,8 @@ pub(crate) enum BootProgram {
     Kernel { arguments: String },
     /// A system of its own, on an ISO image.
     LiveIso,
+    /// A system of its own, as kernel and initramfs.
+    System,
     /// The word to go on to the disk.
     NextSource,
 }
@@ -301,7 +306,7 @@ impl Life {
         if self.accepts(reset).is_err() {
             return Vec::new();
         }
-        let os_runs = matches!(self.phase, Phase::Os | Phase::LiveOs);
+        let os_runs = matches!(self.phase, Phase::Os | Phase::LiveOs | Phase::SystemInMemory);
         let lit = matches!(self.power, Power::On | Power::PoweringOn);
         match reset {
             ResetType::On if self.power == Power::Off => self.power_on(format!("{reset:?}")),
@@ -418,6 +423,10 @@ impl Life {
             }
             Ok(BootProgram::LiveIso) => {
                 self.phase = Phase::LiveOs;
+                Vec::new()
+            }
+            Ok(BootProgram::System) => {
+                self.phase = Phase::SystemInMemory;
                 Vec::new()
             }
             Ok(BootProgram::NextSource) => self.boot_disk(),

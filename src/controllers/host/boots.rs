@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use ferric_api::host::AgentRecord;
 use ferric_api::{BareMetalHost, MacAddress};
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 
-use super::HostContext;
-use crate::boot::{BootLookup, KnownHost, NetworkNotRead, token_lifetime};
+use super::{HostContext, system};
+use crate::boot::{BootLookup, KnownHost, NetworkNotRead, NoSystem, System, token_lifetime};
 use crate::key::Key;
 
 /// The host controller's side of the boot services.
@@ -23,9 +24,14 @@ impl HostBoots {
 
     fn token(&self, host: &Key) -> Option<String> {
         let context = &self.context;
-        let number = open_boot(&*context.latest(host)?)?;
+        let host_now = context.latest(host)?;
         let lifetime = jiff::SignedDuration::try_from(token_lifetime(context.limits.agent_boot)).ok()?;
-        context.boot.keys.mint(host, number, Timestamp::now().saturating_add(lifetime).ok()?).ok()
+        let expires = Timestamp::now().saturating_add(lifetime).ok()?;
+        if let Some(number) = open_boot(&host_now) {
+            return context.boot.keys.mint(host, number, expires).ok();
+        }
+        system::is_invited(&host_now, host, context)
+            .then(|| system::token(&host_now, host, context, expires))?
     }
 }
 
@@ -58,6 +64,10 @@ impl BootLookup for HostBoots {
         };
         let read = context.with(host, |r| r.bmc.network.clone()).map(|seen| seen.value);
         read.filter(|read| read.secret == *secret).map(|read| Some(read.arguments)).ok_or(NetworkNotRead)
+    }
+
+    fn system<'a>(&'a self, host: &'a Key, deployment: u64) -> BoxFuture<'a, Result<System, NoSystem>> {
+        Box::pin(system::system(host, &self.context, deployment))
     }
 
     fn count(&self, decision: &'static str) {

@@ -13,6 +13,7 @@ use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 use url::Url;
 
 use super::slots::{self, BootSlots};
+use super::system;
 use crate::capi::{Cluster, Machine};
 use crate::controllers::overlay::{Overlay, is_newer};
 use crate::deploy::{Hub, ImageCache};
@@ -106,6 +107,8 @@ pub(super) struct Remembered {
     pub(super) unsettled: Option<Timestamp>,
     /// Held from the beginning of an agent boot until the agent has registered.
     pub(super) slot: Option<slots::Slot>,
+    /// What the system that runs from memory is configured with, while it is being fetched.
+    pub(super) seed: Option<system::Seed>,
     /// State last reported, for the metrics.
     pub(super) state: Option<&'static str>,
 }
@@ -118,6 +121,7 @@ impl Remembered {
             writing: Arc::default(),
             unsettled: None,
             slot: None,
+            seed: None,
             state: None,
         }
     }

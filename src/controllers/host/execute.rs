@@ -9,6 +9,7 @@ use tracing::info;
 
 use super::{HostContext, ReconcileError, hardware, jobs, tasks};
 use crate::deploy::TaskState;
+use crate::host::plan::live;
 use crate::host::{Action, Job, Plan, RecordWrite, Wait};
 use crate::key::Key;
 use crate::patch;
@@ -193,7 +194,10 @@ async fn after_write(
         RecordWrite::ClearRetry => {
             context.with(key, |r| r.bmc.failure = None);
             if let Some(desired) = context.consumer(host).desired() {
-                context.images.retry_now(&desired.image, desired.pull_secret.as_ref());
+                let (image, initrd) = live::files(&desired.image);
+                for file in [Some(image), initrd].into_iter().flatten() {
+                    context.images.retry_now(&file, desired.pull_secret.as_ref());
+                }
             }
         }
         _ => {}
@@ -220,5 +224,5 @@ fn take_slot(key: &Key, context: &HostContext) -> bool {
 
 /// Whether a job changes what the server does.
 pub(super) fn changes_something(job: &Job) -> bool {
-    matches!(job, Job::BootAgent(_) | Job::BootDisk | Job::BootLiveIso | Job::Power(_))
+    matches!(job, Job::BootAgent(_) | Job::BootDisk | Job::BootLiveIso | Job::BootKernel | Job::Power(_))
 }

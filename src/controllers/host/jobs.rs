@@ -13,7 +13,7 @@ use kube::{Api, ResourceExt};
 use tracing::{debug, info};
 
 use super::execute::changes_something;
-use super::{HostContext, ReconcileError, network};
+use super::{HostContext, ReconcileError, network, system};
 use crate::boot::{BootFile, boot_url, choice, token_lifetime};
 use crate::host::memory::{Job, JobOutcome, Seen};
 use crate::key::Key;
@@ -50,6 +50,17 @@ pub(super) async fn start(
             }
         }
     }
+    if *job == Job::BootKernel
+        && let Err((reason, message)) = system::prepare(host, key, context).await?
+    {
+        context.with(key, |r| {
+            r.bmc.fail(reason.to_owned(), message, None, false, now);
+            if let Some(failure) = r.bmc.failure.as_mut() {
+                failure.cheap = true;
+            }
+        });
+        return Ok(());
+    }
     let connection = context.with(key, |r| {
         if r.connection.is_none() {
             r.bmc.facts = None;
@@ -74,7 +85,7 @@ pub(super) async fn start(
             let consumer = context.consumer(host);
             consumer.desired().map(|desired| Ok(BootTarget::LiveMedia { url: desired.image.url.clone() }))
         }
-        _ => boot_target(key, context, job, scheme),
+        _ => boot_target(host, key, context, job, scheme),
     };
     let (context, key, job) = (context.clone(), key.clone(), job.clone());
     tokio::spawn(async move {
@@ -114,7 +125,7 @@ async fn run(
         Job::Probe => JobOutcome::Facts(bmc.probe().await?),
         Job::Inspect => JobOutcome::Hardware(Box::new(bmc.inspect().await?)),
         Job::ReadPower => JobOutcome::Power(bmc.power().await?),
-        Job::BootAgent(_) | Job::BootDisk | Job::BootLiveIso => match target {
+        Job::BootAgent(_) | Job::BootDisk | Job::BootLiveIso | Job::BootKernel => match target {
             Some(Ok(target)) => {
                 bmc.set_boot(&target).await?;
                 JobOutcome::Done
@@ -180,6 +191,7 @@ fn failed(error: &BmcError) -> JobOutcome {
 
 /// What the next boot starts from; an error if the BMC has no way that this provider serves.
 fn boot_target(
+    host: &BareMetalHost,
     key: &Key,
     context: &HostContext,
     job: &Job,
@@ -187,14 +199,27 @@ fn boot_target(
 ) -> Option<Result<BootTarget, choice::NoWay>> {
     let number = match job {
         Job::BootDisk => return Some(Ok(BootTarget::Disk)),
-        Job::BootLiveIso => return None,
-        Job::BootAgent(number) => *number,
+        Job::BootAgent(number) => Some(*number),
+        Job::BootKernel => None,
         _ => return None,
     };
     let facts = context.with(key, |r| r.bmc.facts.clone())?.value;
     let method = match choice::choose(scheme, &facts.boot_methods, context.boot.offers) {
         Ok(method) => method,
         Err(none) => return Some(Err(none)),
+    };
+    let Some(number) = number else {
+        // It has to be good at each start for as long as the host is to run this system: the record ends it, not time.
+        let token = system::token(host, key, context, Timestamp::MAX)?;
+        let url = |file| boot_url(&context.boot.boot_url, &token, file).to_string();
+        return Some(Ok(match method {
+            BootMethod::VirtualMedia => BootTarget::LiveMedia { url: url(BootFile::Iso) },
+            BootMethod::UefiHttp if context.boot.offers.media => {
+                BootTarget::UefiHttpAlways { url: url(BootFile::Iso) }
+            }
+            BootMethod::UefiHttp => BootTarget::UefiHttpAlways { url: url(BootFile::Script) },
+            BootMethod::Network => BootTarget::NetworkAlways,
+        }));
     };
     let lifetime = jiff::SignedDuration::try_from(token_lifetime(context.limits.agent_boot)).ok()?;
     let token = context.boot.keys.mint(key, number, Timestamp::now().saturating_add(lifetime).ok()?).ok()?;

@@ -13,6 +13,7 @@ mod network;
 mod pull_secrets;
 mod registrar;
 mod slots;
+mod system;
 mod tasks;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub use slots::BootSlots;
 
 use crate::capi::Cluster;
 use crate::host::memory::BmcMemory;
+use crate::host::plan::live;
 use crate::host::{Consumer, Observation, Plan, Step, plan, report};
 use crate::key::Key;
 use crate::patch::{self, ApiError};
@@ -166,15 +168,15 @@ fn observe(host: &BareMetalHost, key: &Key, context: &HostContext) -> (Plan, Bmc
         context.table().fingerprints.insert(agent.fingerprint.clone(), key.clone());
     }
     let address = host.spec.bmc.as_ref().map(|bmc| bmc.address.clone()).unwrap_or_default();
+    // What runs from memory is needed at each start, and is never written.
     let unwritten = host.spec.record.as_ref().is_some_and(|r| {
         r.identity.is_some() && r.image.as_ref().is_none_or(|i| i.write_finished_at.is_none())
     });
     // What the BMC fetches itself is not fetched here.
     let wanted = consumer.desired().filter(|desired| {
-        unwritten && !crate::host::plan::live::is_wanted(&desired.image) && context.senior_twin(key).is_none()
+        unwritten && live::is_fetched(&desired.image) && context.senior_twin(key).is_none()
     });
-    let image =
-        wanted.map(|desired| context.images.ensure(key, &desired.image, desired.pull_secret.as_ref()));
+    let image = wanted.map(|desired| system::ensure(key, context, desired));
     let memory = context.with(key, |r| {
         r.bmc.use_address(&address);
         let network = host.spec.preprovisioning_network_data_name.as_deref();

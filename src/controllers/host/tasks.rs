@@ -14,7 +14,7 @@ use super::jobs::label_for_move;
 use super::{HostContext, ReconcileError};
 use crate::deploy::config_drive;
 use crate::deploy::images::{ImageState, ReadyImage};
-use crate::host::consumer::{SecretSource, cleaning_root};
+use crate::host::consumer::{Desired, SecretSource, cleaning_root};
 use crate::host::{AgentTask, Consumer};
 use crate::key::Key;
 use crate::patch;
@@ -62,7 +62,8 @@ pub(super) async fn submit(
     Ok(Outcome::Again)
 }
 
-type Refused = (&'static str, String);
+/// One word and one sentence for a condition.
+pub(super) type Refused = (&'static str, String);
 
 async fn deploy(
     host: &BareMetalHost,
@@ -77,6 +78,23 @@ async fn deploy(
     else {
         return Ok(Err(("ImageNotReady", "the image is not in the cache any more".to_owned())));
     };
+    let config_drive = match configuration(context, &consumer, desired).await? {
+        Ok(drive) => drive,
+        Err(refused) => return Ok(Err(refused)),
+    };
+    Ok(Ok(v1::Deploy {
+        image: Some(image_for_agent(&context.boot.agent_url, &image)),
+        root_device_hints: desired.hints.as_ref().map(hints),
+        config_drive: Some(config_drive),
+    }))
+}
+
+/// Reads the Secrets that the consumer names, and puts together what an operating system is configured with.
+pub(super) async fn configuration(
+    context: &HostContext,
+    consumer: &Consumer,
+    desired: &Desired,
+) -> Result<Result<v1::ConfigDrive, Refused>, ReconcileError> {
     // Bootstrap data has an owner with which it moves.
     let bootstrap = matches!(consumer, Consumer::Machine { .. });
     let sources =
@@ -99,15 +117,7 @@ async fn deploy(
         network_data: network_data.unwrap_or_default().value,
         meta_data: meta_data.map(|found| found.value),
     };
-    let config_drive = match config_drive::config_drive(data, &desired.facts, &desired.instance_id) {
-        Ok(drive) => drive,
-        Err(refused) => return Ok(Err(refused)),
-    };
-    Ok(Ok(v1::Deploy {
-        image: Some(image_for_agent(&context.boot.agent_url, &image)),
-        root_device_hints: desired.hints.as_ref().map(hints),
-        config_drive: Some(config_drive),
-    }))
+    Ok(config_drive::config_drive(data, &desired.facts, &desired.instance_id))
 }
 
 fn image_for_agent(agent_url: &url::Url, image: &ReadyImage) -> v1::Image {

@@ -57,7 +57,7 @@ fn refuse<T>(reason: &'static str, message: impl Into<String>) -> Result<T, Refu
 impl ImageRequest {
     /// Reads the spec. `secret` is the Secret that `ociAuthSecretName` means.
     pub(super) fn of(image: &Image, secret: Option<&Key>) -> Result<Self, Refusal> {
-        let Image { url, checksum, checksum_type, disk_format: _, oci_auth_secret_name: _ } = image;
+        let Image { url, checksum, checksum_type, .. } = image;
         let kind = match image.effective_format() {
             ImageFormat::Raw => Kind::Raw,
             ImageFormat::Qcow2 => Kind::Qcow2,
@@ -71,6 +71,10 @@ impl ImageRequest {
             ImageFormat::LiveIso => {
                 // The host controller does not ask for it: the BMC fetches it.
                 return refuse(FORMAT, "format live-iso is not written to a disk");
+            }
+            ImageFormat::Kernel => {
+                // The host controller asks for its files one by one.
+                return refuse(FORMAT, "format kernel is not written to a disk");
             }
         };
         if let Some(artifact) = Artifact::parse(url) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ferric_api::ProvisioningState as State;
-use ferric_api::host::{CleaningMode, HostIdentity, ImageRecord, InspectionMode};
+use ferric_api::host::{CleaningMode, HostIdentity, Image, ImageRecord, InspectionMode};
 use ferric_api::names;
 use ferric_bmc::{PowerAction, PowerState};
 use ferric_protocol::v1::TaskErrorCode;
@@ -11,9 +11,9 @@ use ferric_protocol::v1::TaskErrorCode;
 use super::boot::{agent, read_power};
 use super::{LONG, SHORT, act, after, annotation, fresh_power, live, record, seed, state_of, until, wait};
 use crate::deploy::hub::{AgentView, TaskOutcome, TaskState};
-use crate::deploy::images::ImageState;
+use crate::deploy::images::{ImageState, ReadyImage};
 use crate::host::backoff::spread;
-use crate::host::consumer::cleaning_mode;
+use crate::host::consumer::{Desired, cleaning_mode};
 use crate::host::memory::BootSet;
 use crate::host::record::WrittenDisk;
 use crate::host::{Action, AgentTask, Consumer, Job, Observation, Plan, RecordWrite, Step, Wait};
@@ -45,23 +45,25 @@ pub(super) fn inspect(o: &Observation<'_>) -> Plan {
 
 /// Whether the image on the disk, or on its way there, is the one that the host is to keep.
 pub(super) fn keeps_image(o: &Observation<'_>, on_disk: &ImageRecord) -> bool {
-    let live = live::is_recorded(on_disk);
+    // Of what is not written, the mark says all that the digest of an image says.
+    let unwritten = |image: &Image| {
+        let mark = live::mark(image);
+        let either = mark.is_some() || live::is_recorded(on_disk);
+        either.then(|| mark.as_deref() == Some(&*on_disk.digest) && on_disk.url == image.url)
+    };
     match &o.consumer {
         Consumer::None { desired: None } | Consumer::Releasing { .. } => false,
-        Consumer::None { desired: Some(desired) } if live || live::is_wanted(&desired.image) => {
-            live == live::is_wanted(&desired.image) && on_disk.url == desired.image.url
-        }
-        Consumer::None { desired: Some(desired) } => {
+        Consumer::None { desired: Some(desired) } => unwritten(&desired.image).unwrap_or_else(|| {
             let checksum = desired.image.checksum.as_deref().unwrap_or_default();
             on_disk.url == desired.image.url
                 && (!is_hex(checksum)
                     || on_disk.digest.to_ascii_lowercase().ends_with(&checksum.to_ascii_lowercase()))
-        }
+        }),
         // A machine's spec may change after it was provisioned; its image stays. While it is being written it may not.
         Consumer::Machine { desired: Ok(desired), .. }
             if on_disk.write_finished_at.is_none() && on_disk.booted_at.is_none() =>
         {
-            on_disk.url == desired.image.url && live == live::is_wanted(&desired.image)
+            unwritten(&desired.image).unwrap_or_else(|| on_disk.url == desired.image.url)
         }
         _ => true,
     }
@@ -208,28 +210,16 @@ pub(super) fn provision(o: &Observation<'_>) -> Plan {
             None => return wait(state, Wait::new("NoImage", "an image to be asked for", LONG)),
         },
     };
-    if live::is_wanted(&desired.image) {
-        return live::provision(o, desired);
+    if let Some(mark) = live::mark(&desired.image) {
+        return live::provision(o, desired, mark);
     }
     let on_disk = record(o).and_then(|r| r.image.as_ref());
     if on_disk.is_some_and(|image| image.write_finished_at.is_some()) {
         return start_disk(o, None);
     }
-    let ready = match &o.image {
-        Some(ImageState::Ready(ready)) => ready,
-        Some(ImageState::Failed { message, retry_at, .. }) => {
-            let message = format!("the image to be repaired: {message}");
-            return wait(state, Wait::new("Image", message, until(o.now, *retry_at)));
-        }
-        Some(ImageState::Fetching { bytes_done, bytes_total }) => {
-            let mut waiting =
-                Wait::new("ImageFetch", format!("the image {} to be fetched", desired.image.url), SHORT);
-            waiting.progress = bytes_total
-                .and_then(|total| bytes_done.saturating_mul(100).checked_div(total))
-                .and_then(|p| i32::try_from(p.min(100)).ok());
-            return wait(state, waiting);
-        }
-        None => return wait(state, Wait::new("ImageFetch", "the image to be looked at", SHORT)),
+    let ready = match ready(o, desired) {
+        Ok(ready) => ready,
+        Err(plan) => return *plan,
     };
     let view = match agent(o, state) {
         Ok(view) => view,
@@ -237,7 +227,7 @@ pub(super) fn provision(o: &Observation<'_>) -> Plan {
     };
     if on_disk.is_none_or(|image| image.digest != ready.digest) {
         let write = RecordWrite::BeginWrite {
-            image: desired.image.clone(),
+            image: Box::new(desired.image.clone()),
             digest: ready.digest.clone(),
             cleaning_mode: desired.cleaning_mode,
             hints: desired.hints.clone().map(Box::new),
@@ -252,6 +242,27 @@ pub(super) fn provision(o: &Observation<'_>) -> Plan {
         }
         Some(other) => task(state, "writing the image", other),
     }
+}
+
+/// The image, if it is in the provider's cache; otherwise the wait for it.
+pub(super) fn ready<'a>(o: &'a Observation<'_>, desired: &Desired) -> Result<&'a ReadyImage, Box<Plan>> {
+    let state = State::Provisioning;
+    Err(Box::new(match &o.image {
+        Some(ImageState::Ready(ready)) => return Ok(ready),
+        Some(ImageState::Failed { message, retry_at, .. }) => {
+            let message = format!("the image to be repaired: {message}");
+            wait(state, Wait::new("Image", message, until(o.now, *retry_at)))
+        }
+        Some(ImageState::Fetching { bytes_done, bytes_total }) => {
+            let mut waiting =
+                Wait::new("ImageFetch", format!("the image {} to be fetched", desired.image.url), SHORT);
+            waiting.progress = bytes_total
+                .and_then(|total| bytes_done.saturating_mul(100).checked_div(total))
+                .and_then(|p| i32::try_from(p.min(100)).ok());
+            wait(state, waiting)
+        }
+        None => wait(state, Wait::new("ImageFetch", "the image to be looked at", SHORT)),
+    }))
 }
 
 /// The write is verified: the disk is made the boot source again *before* the record says that the host was started.
@@ -289,7 +300,7 @@ pub(super) fn provisioned(o: &Observation<'_>) -> Plan {
             }
         }
     }
-    keep_power(o, State::Provisioned)
+    live::tell_again(o, keep_power(o, State::Provisioned))
 }
 
 /// Keeps the power of a host in use as asked: on while it has a consumer, else as `spec.online` says.

@@ -98,7 +98,7 @@ pub(super) fn undecided(o: &Observation<'_>, identity: HostIdentity) -> Plan {
                 write: RecordWrite::Adopt {
                     claim_id: claim_id.clone(),
                     provider_id: provider_id.clone(),
-                    image: image.clone(),
+                    image: image.clone().map(Box::new),
                     identity,
                 },
                 guarded: true,

@@ -22,6 +22,7 @@ use crate::host::observation::Limits;
 use crate::host::{Action, AgentTask, Consumer, Job, Observation, RecordWrite, Step};
 use crate::key::Key;
 
+mod kernel;
 mod live_iso;
 
 /// What really runs on the server.
@@ -31,6 +32,7 @@ enum Running {
     Agent(i64),
     Disk,
     LiveIso,
+    Memory,
 }
 
 /// A server, its host object and the manager's memory.
@@ -43,6 +45,10 @@ struct World {
     next_boot: Option<i64>,
     /// The live ISO is in the drive, and the server told to start from it.
     medium: bool,
+    /// The server is told to start the kernel that runs from memory.
+    kernel: bool,
+    /// The BMC knows one-time settings only.
+    one_time: bool,
     tasks: BTreeMap<String, TaskState>,
     disk: Option<String>,
     writes: u32,
@@ -90,6 +96,8 @@ impl World {
             running: Running::Nothing,
             next_boot: None,
             medium: false,
+            kernel: false,
+            one_time: false,
             tasks: BTreeMap::new(),
             disk: None,
             writes: 0,
@@ -217,17 +225,24 @@ impl World {
             },
             Job::BootAgent(number) => {
                 self.next_boot = Some(*number);
+                self.kernel = false;
                 JobOutcome::Done
             }
             Job::BootDisk => {
                 assert!(!self.medium || self.running == Running::Nothing, "ejected under a running system");
                 self.next_boot = None;
                 self.medium = false;
+                self.kernel = false;
                 JobOutcome::Done
             }
             Job::BootLiveIso => {
                 assert_eq!(self.running, Running::Nothing, "a medium is seen at the next power-on only");
                 self.medium = true;
+                JobOutcome::Done
+            }
+            Job::BootKernel => {
+                assert_eq!(self.running, Running::Nothing, "what runs now must not be changed under way");
+                self.kernel = true;
                 JobOutcome::Done
             }
             Job::Power(action) => {
@@ -257,6 +272,10 @@ impl World {
         self.booted = self.now;
         match self.next_boot.take() {
             None if self.medium => self.running = Running::LiveIso,
+            None if self.kernel => {
+                self.running = Running::Memory;
+                self.kernel = !self.one_time;
+            }
             None => self.running = Running::Disk,
             Some(number) => {
                 assert!(!self.medium, "the live ISO is still in the drive");

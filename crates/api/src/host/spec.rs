@@ -37,6 +37,7 @@ use crate::rules;
     validation = rules::wol_without_secure_boot(),
     validation = rules::external_or_image(),
     validation = rules::live_iso_by_redfish(),
+    validation = rules::kernel_not_by_wol(),
     validation = rules::mac_immutable(),
 )]
 pub struct BareMetalHostSpec {
@@ -226,6 +227,10 @@ fn accept_fast(schema: &mut schemars::Schema) {
     validation = rules::image_format_not_raw(),
     validation = rules::auth_secret_of_artifact(),
     validation = rules::live_iso_by_http(),
+    validation = rules::kernel_by_http(),
+    validation = rules::kernel_with_initrd(),
+    validation = rules::initrd_of_kernel(),
+    validation = rules::parameters_of_kernel(),
 )]
 pub struct Image {
     /// Where the image is: `http://`, `https://`, or `oci://registry/repository@sha256:…` for an OCI artifact whose only
@@ -250,9 +255,20 @@ pub struct Image {
     pub checksum_type: Option<String>,
     /// Format of the image; when absent, what the suffix of `url` says (`.qcow2`, `.vdi`, `.vmdk`, a suffix of compression
     /// aside), else `raw`. Formats `vdi` and `vmdk` are taken but not written: the host says so. `live-iso` is
-    /// not written either: the BMC inserts it as virtual media, and the server runs from it.
+    /// not written either: the BMC inserts it as virtual media, and the server runs from it. Nor is `kernel`: `url` is a
+    /// Linux kernel, which the server boots with `initrd` into its memory at each start, as Ironic's ramdisk deploy does.
     #[serde(default, rename = "format", skip_serializing_if = "Option::is_none")]
     pub disk_format: Option<ImageFormat>,
+    /// The initramfs of an image of format `kernel`, with all of the operating system in it. The provider appends user
+    /// data, network data and metadata as files below `/var/lib/cloud/seed`, where cloud-init finds them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initrd: Option<Initrd>,
+    /// Arguments for the kernel's command line of an image of format `kernel`, such as `console=ttyS0,115200`. No secrets:
+    /// every process of the system can read them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    #[x_kube(validation = rules::kernel_parameters())]
+    pub kernel_parameters: Option<String>,
     /// Name of a Secret of type `kubernetes.io/dockerconfigjson`, in the namespace of the object that names it, with the
     /// credentials of the registry of an `oci://` image. Absent: the registry is asked as anybody may ask.
     #[serde(default, rename = "ociAuthSecretName", skip_serializing_if = "Option::is_none")]
@@ -291,6 +307,28 @@ pub enum ImageFormat {
     Vmdk,
     /// A bootable ISO that runs from memory.
     LiveIso,
+    /// A Linux kernel that runs from memory with an initramfs.
+    Kernel,
+}
+
+/// The initramfs of a system that runs from memory.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::initrd_checksum_type_fits())]
+pub struct Initrd {
+    /// Where the file is: `http://` or `https://`. It is given to the kernel as it is, in whatever way it is compressed.
+    #[schemars(length(max = 2048))]
+    #[x_kube(validation = rules::initrd_url())]
+    pub url: String,
+    /// SHA-256 or SHA-512 of the file at `url`, as hex, or an http(s) URL of a file that lists it.
+    #[schemars(length(max = 2048))]
+    #[x_kube(validation = rules::initrd_checksum())]
+    pub checksum: String,
+    /// `sha256`, `sha512` or `auto`; when absent, deduced from the length of the checksum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = rules::initrd_checksum_type())]
+    pub checksum_type: Option<String>,
 }
 
 /// Which disk is meant: all hints given must match. Field names and meanings are Metal3's, but for `maxSizeGigabytes`,

@@ -147,7 +147,7 @@ fn computer_system(view: &View<'_>) -> Value {
         Phase::Dark => "None",
         Phase::Post | Phase::NoBootableDisk(_) => "SystemHardwareInitializationComplete",
         Phase::Fetching { .. } | Phase::ReadingDisk | Phase::HangsAtPxe => "OSBootStarted",
-        Phase::Agent | Phase::Os | Phase::LiveOs | Phase::Crashed(_) => "OSRunning",
+        Phase::Agent | Phase::Os | Phase::LiveOs | Phase::SystemInMemory | Phase::Crashed(_) => "OSRunning",
     };
     let threads = spec.class.sockets * spec.class.cores_per_socket * spec.class.threads_per_core;
     json!({

@@ -69,6 +69,12 @@ impl NodeImage {
     }
 }
 
+/// Kernel and initramfs of the tiny system, which run from memory as well.
+pub async fn tiny_kernel() -> Result<(PathBuf, PathBuf)> {
+    let disk = tiny_system().await?;
+    Ok((disk.with_file_name("vmlinuz"), disk.with_file_name("initrd.img")))
+}
+
 /// The file of the tiny system: a kernel and an init that prints what it finds on the config drive to the serial port,
 /// in lines that begin with `tiny:`.
 pub async fn tiny_system() -> Result<PathBuf> {

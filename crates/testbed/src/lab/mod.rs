@@ -160,6 +160,11 @@ impl Server {
         Ok(())
     }
 
+    /// Takes its power away at once, as a plug that is pulled does.
+    pub async fn cut_power(&self) -> Result<()> {
+        libvirt::virsh(["destroy", &self.spec.name]).await.map(|_| ())
+    }
+
     /// Cuts or mends the cable of all its network ports.
     pub async fn set_link(&self, up: bool) -> Result<()> {
         for mac in &self.place.macs {

@@ -41,6 +41,14 @@ while read -r module; do insmod "/modules/$module"; done < /modules/list
 [ -d /sys/firmware/efi ] && firmware=UEFI || firmware=BIOS
 echo "tiny: up, firmware $firmware"
 look() {
+  # What the provider gave to a system that runs from memory.
+  seed=/var/lib/cloud/seed/nocloud
+  if [ -f $seed/meta-data ]; then
+    echo 'tiny: configured in memory'
+    sed 's/^/tiny: meta-data: /' $seed/meta-data
+    sed -n 's/^.*\(marker.*\)$/tiny: user-data: \1/p' $seed/user-data
+    return 0
+  fi
   for found in /sys/class/block/*/partition; do
     name=${found%/partition}
     name=${name##*/}
@@ -123,4 +131,6 @@ little $((boot_at + 1)) | poke core.img $((0x1f4))
 dd if=core.img of="$disk" bs=512 seek=$boot_at conv=notrunc status=none
 mkdir -p "$out"
 mv "$disk" "$out/tiny.raw"
+cp "$vmlinuz" "$out/vmlinuz"
+mv initrd.img "$out/initrd.img"
 say "$(stat -c %s "$out/tiny.raw") bytes"

@@ -1,6 +1,7 @@
 //! What the manager remembers of a host between reconciles: readings of the BMC and the job that is running. All of it
 //! may be lost at any moment; the record and the BMC give it back.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,6 +101,31 @@ pub struct AgentNetwork {
     pub arguments: Arc<str>,
 }
 
+/// Which of a host's network ports `HardwareData` knows the switch of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownPorts {
+    /// The agent boot in which it was read: it is read once for each, since the object may have changed in between.
+    pub boot_number: i64,
+    /// MAC addresses, lower case. `None`: there is no `HardwareData` that a switch could be noted in.
+    pub macs: Option<BTreeSet<String>>,
+}
+
+impl KnownPorts {
+    /// What is known from a `HardwareData`, if there is one.
+    pub fn new(boot_number: i64, hardware: Option<&HardwareDetails>) -> Self {
+        let known = |hardware: &HardwareDetails| {
+            let told = hardware.nics.iter().filter(|nic| nic.lldp.is_some());
+            told.map(|nic| nic.mac.to_ascii_lowercase()).filter(|mac| !mac.is_empty()).collect()
+        };
+        Self { boot_number, macs: hardware.map(known) }
+    }
+
+    /// Whether nothing is to be learnt by waiting for this port: its switch is known, or could not be noted.
+    pub fn settles(&self, mac: &str) -> bool {
+        self.macs.as_ref().is_none_or(|macs| macs.contains(&mac.to_ascii_lowercase()))
+    }
+}
+
 /// How the reasons of failures begin that are about network data.
 pub const NETWORK_DATA: &str = "NetworkData";
 
@@ -178,6 +204,8 @@ pub struct BmcMemory {
     pub power: Option<Seen<PowerState>>,
     /// Hardware that was read and not yet saved.
     pub hardware: Option<Arc<HardwareDetails>>,
+    /// Ports whose switches `HardwareData` knew, as read in an agent boot.
+    pub ports: Option<KnownPorts>,
     /// The network of the agent, as read last.
     pub network: Option<Seen<AgentNetwork>>,
     /// Name of the Secret that it is, or was to be, read from.
@@ -212,6 +240,7 @@ impl BmcMemory {
             facts: None,
             power: None,
             hardware: None,
+            ports: None,
             network: None,
             network_secret: None,
             boot: None,

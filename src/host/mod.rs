@@ -18,7 +18,7 @@ pub mod report;
 pub mod step;
 
 pub use consumer::{Consumer, Desired};
-pub use memory::{AgentNetwork, BmcMemory, Failure, Job, JobOutcome, Seen};
+pub use memory::{AgentNetwork, BmcMemory, Failure, Job, JobOutcome, KnownPorts, Seen};
 pub use observation::{Limits, Observation};
 pub use plan::plan;
 pub use record::RecordWrite;

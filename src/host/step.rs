@@ -61,6 +61,8 @@ pub enum Action {
     },
     /// Save the hardware that was read, then note in the record that the host is inspected.
     SaveHardware,
+    /// Read of which ports the switches are known to `HardwareData`.
+    LearnPorts,
     /// Change the record, with the host's resourceVersion. `guarded` as above.
     Write {
         /// The change.

@@ -72,6 +72,10 @@ pub(super) async fn execute(
             context.with(key, |r| r.bmc.hardware = None);
             Ok(outcome)
         }
+        Action::LearnPorts => {
+            hardware::learn_ports(key, context).await?;
+            Ok(Outcome::Again)
+        }
         Action::Task(task) => tasks::submit(host, key, context, task).await,
         Action::TaskFailed { reason, message } => {
             info!(host = %key, %reason, %message, "agent task failed");

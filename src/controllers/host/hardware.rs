@@ -12,9 +12,9 @@ use kube::{Api, Resource};
 
 use super::{HostContext, ReconcileError};
 use crate::deploy::{TaskOutcome, TaskState};
-use crate::host::in_band;
+use crate::host::{KnownPorts, in_band};
 use crate::key::Key;
-use crate::patch;
+use crate::patch::{self, ApiError};
 
 /// Saves what inspection found.
 pub(super) async fn save(
@@ -22,7 +22,7 @@ pub(super) async fn save(
     key: &Key,
     context: &HostContext,
     details: &HardwareDetails,
-) -> Result<(), ReconcileError> {
+) -> Result<(), ApiError> {
     let api: Api<HardwareData> = Api::namespaced(context.client.clone(), &key.namespace);
     let spec = HardwareDataSpec {
         hardware: Some(details.clone()),
@@ -45,8 +45,15 @@ pub(super) async fn save(
             patch::merge_patch(&api, &key.name, None, change).await?;
             Ok(())
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
+}
+
+/// What is known of a host's hardware.
+pub(super) async fn read(key: &Key, context: &HostContext) -> Result<Option<HardwareDetails>, ApiError> {
+    let api: Api<HardwareData> = Api::namespaced(context.client.clone(), &key.namespace);
+    let data = patch::get_opt(&api, &key.name).await?;
+    Ok(data.map(|data| data.spec.hardware.unwrap_or_default()))
 }
 
 /// Adds to what the BMC told what the connected agent sees from within.
@@ -58,6 +65,14 @@ pub(super) async fn save_in_band(key: &Key, context: &HostContext) -> Result<(),
 /// agent sees from within.
 pub(super) async fn save_evidence(key: &Key, context: &HostContext) -> Result<(), ReconcileError> {
     add(key, context, true).await
+}
+
+/// Remembers of which ports the switches are known to `HardwareData`.
+pub(super) async fn learn_ports(key: &Key, context: &HostContext) -> Result<(), ReconcileError> {
+    let Some(view) = context.hub.view(key) else { return Ok(()) };
+    let ports = KnownPorts::new(view.boot_number, read(key, context).await?.as_ref());
+    context.with(key, |r| r.bmc.ports = Some(ports));
+    Ok(())
 }
 
 async fn add(key: &Key, context: &HostContext, cleaned: bool) -> Result<(), ReconcileError> {

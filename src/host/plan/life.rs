@@ -6,7 +6,7 @@ use ferric_api::ProvisioningState as State;
 use ferric_api::host::{CleaningMode, HostIdentity, Image, ImageRecord, InspectionMode};
 use ferric_api::names;
 use ferric_bmc::{PowerAction, PowerState};
-use ferric_protocol::v1::TaskErrorCode;
+use ferric_protocol::v1::{Nic, TaskErrorCode};
 
 use super::boot::{agent, read_power};
 use super::{LONG, SHORT, act, after, annotation, fresh_power, live, record, seed, state_of, until, wait};
@@ -95,7 +95,7 @@ pub(super) fn clean(o: &Observation<'_>, state: State) -> Plan {
         None => act(state, Action::Task(AgentTask::Clean { id, mode })),
         Some(TaskState::Succeeded(_)) => {
             let keep_agent = o.consumer.desired().is_some();
-            // Nobody waits for a host that is to be free: a switch says who it is twice a minute.
+            // Nobody waits for a host that is to be free: a switch that is not known says who it is twice a minute.
             if !keep_agent && let Some(plan) = listen(o, view, state) {
                 return plan;
             }
@@ -110,15 +110,32 @@ pub(super) fn clean(o: &Observation<'_>, state: State) -> Plan {
 /// (IEEE 802.1AB, 9.2.5: msgTxInterval), and the agent gives up before this.
 const NEIGHBOURS: Duration = Duration::from_secs(60);
 
-/// The wait for an agent that still listens for its switches.
+/// The wait for an agent that still listens for its switches. It reported all else when it registered, and cleaned
+/// meanwhile: all that is waited for are ports that have a link and whose switch neither it nor an earlier agent heard.
 fn listen(o: &Observation<'_>, view: &AgentView, state: State) -> Option<Plan> {
-    let listens = view.inventory.as_ref().is_some_and(|inventory| inventory.neighbours_pending);
+    let inventory = view.inventory.as_ref().filter(|inventory| inventory.neighbours_pending)?;
     let deadline = after(view.connected_since, NEIGHBOURS);
-    (listens && o.now < deadline).then(|| {
-        let waiting =
-            Wait::new("Neighbours", "the switches to say who they are (LLDP)", until(o.now, deadline));
-        wait(state, waiting.until(deadline))
+    if o.now >= deadline || !inventory.nics.iter().any(is_unheard) {
+        return None;
+    }
+    let Some(known) = o.bmc.ports.as_ref().filter(|ports| ports.boot_number == view.boot_number) else {
+        return Some(act(state, Action::LearnPorts));
+    };
+    let unknown: Vec<&str> = inventory
+        .nics
+        .iter()
+        .filter(|nic| is_unheard(nic) && !known.settles(&nic.mac))
+        .map(|nic| nic.name.as_str())
+        .collect();
+    (!unknown.is_empty()).then(|| {
+        let message = format!("the switches to say who they are (LLDP): {}", unknown.join(", "));
+        wait(state, Wait::new("Neighbours", message, until(o.now, deadline)).until(deadline))
     })
+}
+
+/// Whether a switch may be there and has not said who it is: behind a port without a link nobody speaks.
+fn is_unheard(nic: &Nic) -> bool {
+    nic.link_up && nic.lldp.is_none()
 }
 
 /// The ID of a task names what it is about: an agent keeps its results, and one that was cleaned before and is to be

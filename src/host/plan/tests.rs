@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ferric_api::BareMetalHost;
 use ferric_api::host::{BareMetalHostSpec, BmcDetails, ClaimRecord, ConsumerRef, Image};
+use ferric_api::{BareMetalHost, HardwareDetails};
 use ferric_bmc::{BootMethod, PowerAction, SystemFacts};
 use ferric_protocol::v1::{CleanResult, Compression, DeployResult};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -17,7 +17,7 @@ use super::*;
 use crate::deploy::hub::{AgentView, TaskOutcome, TaskState};
 use crate::deploy::images::{ImageState, ReadyImage};
 use crate::host::consumer::Desired;
-use crate::host::memory::{AgentNetwork, BmcMemory, JobOutcome};
+use crate::host::memory::{AgentNetwork, BmcMemory, JobOutcome, KnownPorts};
 use crate::host::observation::Limits;
 use crate::host::{Action, AgentTask, Consumer, Job, Observation, RecordWrite, Step};
 use crate::key::Key;
@@ -56,8 +56,10 @@ struct World {
     power_changes_while_provisioned: u32,
     /// When it was booted last.
     booted: Timestamp,
-    /// Whether its agent says that it listens for switches.
-    listens: bool,
+    /// The ports of which its agent says that it listens to their switches; it says that of none when there are none.
+    listens: Vec<ferric_protocol::v1::Nic>,
+    /// Ports whose switches `HardwareData` knows; `None`: there is no `HardwareData`.
+    known_ports: Option<HardwareDetails>,
     /// What the Secret of the agent's network holds.
     network: Option<String>,
     steps: Vec<String>,
@@ -104,7 +106,8 @@ impl World {
             cleanings: 0,
             power_changes_while_provisioned: 0,
             booted: now,
-            listens: false,
+            listens: Vec::new(),
+            known_ports: Some(HardwareDetails::default()),
             network: None,
             steps: Vec::new(),
         }
@@ -136,8 +139,12 @@ impl World {
             fingerprint: format!("key-{number}"),
             boot_number: number,
             connected_since: self.booted,
-            inventory: self.listens.then(|| {
-                Arc::new(ferric_protocol::v1::Inventory { neighbours_pending: true, ..Default::default() })
+            inventory: (!self.listens.is_empty()).then(|| {
+                Arc::new(ferric_protocol::v1::Inventory {
+                    neighbours_pending: true,
+                    nics: self.listens.clone(),
+                    ..Default::default()
+                })
             }),
             tasks: self.tasks.clone(),
         })
@@ -189,6 +196,10 @@ impl World {
                     self.memory.failure = None;
                 }
                 self.write(write);
+            }
+            Action::LearnPorts => {
+                let Running::Agent(number) = self.running else { panic!("no agent, no ports") };
+                self.memory.ports = Some(KnownPorts::new(number, self.known_ports.as_ref()));
             }
             Action::Task(task) => self.task(task),
             Action::TaskFailed { reason, message } => {
@@ -435,10 +446,31 @@ fn a_manager_that_dies_in_a_boot_reads_the_network_again() {
     }
 }
 
+fn port(name: &str, link_up: bool, heard: bool) -> ferric_protocol::v1::Nic {
+    ferric_protocol::v1::Nic {
+        name: name.to_owned(),
+        mac: format!("52:54:00:00:AA:{}", &name[name.len() - 2..]),
+        link_up,
+        lldp: heard.then(Default::default),
+        ..Default::default()
+    }
+}
+
+/// A `HardwareData` that knows the switches of these ports, and has others.
+fn known(names: &[&str]) -> HardwareDetails {
+    let nic = |name: &str, lldp| ferric_api::hardware::Nic {
+        mac: port(name, true, false).mac.to_ascii_lowercase(),
+        lldp,
+        ..Default::default()
+    };
+    let told = names.iter().map(|name| nic(name, Some(Default::default())));
+    HardwareDetails { nics: told.chain([nic("eth09", None)]).collect(), ..Default::default() }
+}
+
 #[test]
 fn a_free_hosts_agent_is_kept_while_it_listens_but_no_longer_than_a_minute() {
     let mut world = World::new();
-    world.listens = true;
+    world.listens = vec![port("eth01", true, false)];
     let plan = world.settle(|_| false);
     let Step::Wait(wait) = &plan.step else { panic!("{plan:?}") };
     assert_eq!(wait.reason, "Neighbours");
@@ -447,9 +479,76 @@ fn a_free_hosts_agent_is_kept_while_it_listens_but_no_longer_than_a_minute() {
     // Who is waited for is not kept waiting.
     let mut world = World::new();
     world.settle(|_| false);
-    world.listens = true;
+    world.listens = vec![port("eth01", true, false)];
     world.claim();
     assert_eq!(world.settle(|_| false).state, State::Provisioned);
+}
+
+#[test]
+fn only_switches_are_waited_for_that_are_there_and_not_known() {
+    let (a, b) = (port("eth01", true, false), port("eth02", true, false));
+    let table = [
+        ("nothing is known", vec![a.clone(), b.clone()], Some(known(&[])), Some("eth01, eth02")),
+        ("one is known", vec![a.clone(), b.clone()], Some(known(&["eth01"])), Some("eth02")),
+        ("all are known", vec![a.clone(), b.clone()], Some(known(&["eth01", "eth02"])), None),
+        (
+            "a card was changed",
+            vec![a.clone(), port("eth03", true, false)],
+            Some(known(&["eth01"])),
+            Some("eth03"),
+        ),
+        ("a card was taken out", vec![a.clone()], Some(known(&["eth01", "eth02"])), None),
+        (
+            "a port that is known without its switch",
+            vec![port("eth09", true, false)],
+            Some(known(&[])),
+            Some("eth09"),
+        ),
+        ("heard already", vec![port("eth01", true, true)], Some(known(&[])), None),
+        ("no link", vec![port("eth01", false, false)], Some(known(&[])), None),
+        ("one link of two", vec![port("eth01", false, false), b.clone()], Some(known(&[])), Some("eth02")),
+        (
+            "one heard, one without a link",
+            vec![port("eth01", true, true), port("eth02", false, false)],
+            Some(known(&[])),
+            None,
+        ),
+        ("nowhere to note it", vec![a, b], None, None),
+    ];
+    for (what, ports, hardware, waits_for) in table {
+        // At enrolment and at a release alike.
+        for dies_at in [1000, 8] {
+            let mut world = World::new();
+            (world.listens, world.known_ports) = (ports.clone(), hardware.clone());
+            let plan = world.settle(|step| step == dies_at);
+            let waited = match &plan.step {
+                Step::Wait(wait) if wait.reason == "Neighbours" => wait.message.rsplit(": ").next(),
+                _ => None,
+            };
+            assert_eq!(waited, waits_for, "{what}: {plan:?}");
+            assert_eq!(plan.state == State::Available, waits_for.is_none(), "{what}");
+        }
+    }
+}
+
+#[test]
+fn what_is_known_of_ports_is_read_once_in_a_boot_and_anew_in_the_next() {
+    let mut world = World::new();
+    world.listens = vec![port("eth01", true, false)];
+    world.settle(|_| false);
+    let read = |world: &World| world.steps.iter().filter(|step| *step == "LearnPorts").count();
+    world.plan();
+    assert_eq!(read(&world), 1);
+    // It is heard; the next agent hears nothing yet, and need not.
+    world.known_ports = Some(known(&["eth01"]));
+    world.now = after(world.now, Duration::from_secs(60));
+    world.settle(|_| false);
+    world.claim();
+    world.settle(|_| false);
+    world.let_go();
+    let plan = world.settle_released(|_| false);
+    assert_eq!(read(&world), 2, "{:#?}", world.steps);
+    assert!(!matches!(&plan.step, Step::Wait(wait) if wait.reason == "Neighbours"), "{plan:?}");
 }
 
 #[test]

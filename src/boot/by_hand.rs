@@ -37,6 +37,10 @@ impl BootLookup for Listed {
         Box::pin(std::future::ready(Err(NoSystem::Over)))
     }
 
+    fn uninvited(&self, host: &Key) {
+        println!("uninvited: {host}");
+    }
+
     fn count(&self, decision: &'static str) {
         println!("counted: {decision}");
     }

@@ -20,6 +20,9 @@ pub trait BootLookup: Send + Sync + 'static {
     fn network(&self, host: &Key) -> Result<Option<Arc<str>>, NetworkNotRead>;
     /// The system that a host runs from memory, for a token of this deployment ([`ferric_protocol::TokenUse::System`]).
     fn system<'a>(&'a self, host: &'a Key, deployment: u64) -> BoxFuture<'a, Result<System, NoSystem>>;
+
+    /// The host asked for a network boot that it was not told to do. Called for each message; a boot has many.
+    fn uninvited(&self, host: &Key);
     /// Counts an answer to a DHCP message, or that there was none, under the name of the decision.
     fn count(&self, decision: &'static str);
 }

@@ -312,6 +312,8 @@ impl BootLookup for OneCard {
         }))
     }
 
+    fn uninvited(&self, _: &crate::key::Key) {}
+
     fn count(&self, _: &'static str) {}
 }
 

@@ -206,6 +206,8 @@ pub struct BmcMemory {
     pub hardware: Option<Arc<HardwareDetails>>,
     /// Ports whose switches `HardwareData` knew, as read in an agent boot.
     pub ports: Option<KnownPorts>,
+    /// When the last network boot began that nobody asked for.
+    pub uninvited: Option<Timestamp>,
     /// The network of the agent, as read last.
     pub network: Option<Seen<AgentNetwork>>,
     /// Name of the Secret that it is, or was to be, read from.
@@ -241,6 +243,7 @@ impl BmcMemory {
             power: None,
             hardware: None,
             ports: None,
+            uninvited: None,
             network: None,
             network_secret: None,
             boot: None,

@@ -16,6 +16,7 @@ pub mod plan;
 pub mod record;
 pub mod report;
 pub mod step;
+pub mod uninvited;
 
 pub use consumer::{Consumer, Desired};
 pub use memory::{AgentNetwork, BmcMemory, Failure, Job, JobOutcome, KnownPorts, Seen};

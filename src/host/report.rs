@@ -12,7 +12,7 @@ use ferric_bmc::{BootMethod, PowerState};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::plan::live;
-use super::{Observation, Plan, Step};
+use super::{Observation, Plan, Step, uninvited};
 
 /// A new state is written when it has stood this long: what passes faster than anybody reads costs no write.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -65,6 +65,7 @@ pub fn status(o: &Observation<'_>, plan: &Plan) -> BareMetalHostStatus {
         error_count: plan.error.as_ref().map_or(0, |e| i32::try_from(e.count).unwrap_or(i32::MAX)),
         next_retry_time: plan.error.as_ref().and_then(|e| e.retry_at).map(Time),
         progress_percent: None,
+        uninvited_boots: uninvited::counted(old.uninvited_boots.clone(), o.bmc.uninvited),
         conditions: old.conditions.clone(),
     };
     new.provisioning.state = plan.state;

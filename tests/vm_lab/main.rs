@@ -29,3 +29,4 @@ mod memory;
 mod network;
 mod strangers;
 mod troubles;
+mod uninvited;

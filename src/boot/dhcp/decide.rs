@@ -47,20 +47,27 @@ pub struct Network {
     pub lease_seconds: u32,
 }
 
+/// Where the agent's boot begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    /// URL of the script for iPXE.
+    pub script: String,
+    /// URL of the ISO for UEFI HTTP boot.
+    pub iso: String,
+}
+
 /// What the provider has for a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Invitation {
     /// Nobody enrolled it.
     Unknown,
-    /// It is enrolled, and was not told to boot our agent.
-    Uninvited,
-    /// It was told to boot our agent.
-    Boot {
-        /// URL of the script for iPXE.
-        script: String,
-        /// URL of the ISO for UEFI HTTP boot.
-        iso: String,
+    /// It is enrolled, and was not told to boot our agent: it is to go on to its disk.
+    Uninvited {
+        /// URL below which there is nothing.
+        nothing: String,
     },
+    /// It was told to boot our agent.
+    Boot(Files),
 }
 
 /// An answer.
@@ -98,6 +105,9 @@ pub enum BootFile {
     Tftp(&'static str),
     /// A URL.
     Url(String),
+    /// What the next entry of the firmware's boot order names: PXE's own "local boot" (PXE 2.1, table 2-1: a boot menu with
+    /// type 0). Without an answer UEFI firmware asks for about a minute in each of its network entries.
+    Next,
 }
 
 /// What is done with a message, and under which name it is counted.
@@ -123,11 +133,11 @@ pub fn decide(
         return silent("unknown");
     }
     let Ok(boot) = boot_file(facts, invitation) else { return silent("unsupported") };
-    let counted = match (&boot, facts.client) {
-        (Some(_), _) => "boot",
-        (None, Client::Plain) => "address",
-        // Firmware or iPXE that nobody told to: without a file to boot it goes on to the disk.
-        (None, _) => "uninvited",
+    let counted = match (facts.client, invitation) {
+        (Client::Plain, _) => "address",
+        (_, Invitation::Boot(_)) => "boot",
+        // Firmware or iPXE that nobody told to.
+        _ => "uninvited",
     };
     let kind = match facts.request {
         Request::Discover => ReplyKind::Offer,
@@ -151,7 +161,12 @@ pub fn decide(
     if facts.server.is_some_and(|server| server != settings.server) {
         return silent("passed");
     }
-    let class = (facts.client == Client::Http && boot.is_some()).then_some(HTTP_CLIENT);
+    let class = match (facts.client, &boot) {
+        (Client::Http, Some(_)) => Some(HTTP_CLIENT),
+        // PXE's own options count only in an answer that calls itself so.
+        (_, Some(BootFile::Next)) => Some(PXE_CLIENT),
+        _ => None,
+    };
     if facts.request == Request::Inform {
         return Decision { counted, reply: reply(kind, None, None, class, boot) };
     }
@@ -170,19 +185,56 @@ struct Unsupported;
 
 /// What a client is to boot; `None` for nothing.
 fn boot_file(facts: &Facts, invitation: &Invitation) -> Result<Option<BootFile>, Unsupported> {
-    let Invitation::Boot { script, iso } = invitation else { return Ok(None) };
-    Ok(match (facts.client, facts.architecture) {
-        (Client::Plain, _) => None,
+    let files = match invitation {
+        Invitation::Unknown => return Ok(None),
+        Invitation::Uninvited { nothing } => return Ok(next(facts.client, nothing)),
+        Invitation::Boot(files) => files,
+    };
+    Ok(match start(facts.client, facts.architecture)? {
+        Start::Nothing => None,
+        Start::Tftp(name) => Some(BootFile::Tftp(name)),
+        Start::Script => Some(BootFile::Url(files.script.clone())),
+        Start::Iso => Some(BootFile::Url(files.iso.clone())),
+    })
+}
+
+/// What the agent's boot begins with on a machine.
+enum Start {
+    /// It does not ask for a boot.
+    Nothing,
+    /// A file of TFTP.
+    Tftp(&'static str),
+    /// The script for iPXE.
+    Script,
+    /// The ISO.
+    Iso,
+}
+
+fn start(client: Client, architecture: Option<u16>) -> Result<Start, Unsupported> {
+    Ok(match (client, architecture) {
+        (Client::Plain, _) => Start::Nothing,
         // 32-bit UEFI and everything that is not x86.
         (_, Some(6 | 10..=15 | 17..)) => return Err(Unsupported),
-        (Client::Ipxe, _) => Some(BootFile::Url(script.clone())),
-        (Client::Http, Some(16)) => Some(BootFile::Url(iso.clone())),
+        (Client::Ipxe, _) => Start::Script,
+        (Client::Http, Some(16)) => Start::Iso,
         (Client::Http, _) => return Err(Unsupported),
-        (Client::Pxe, Some(0) | None) => Some(BootFile::Tftp(IPXE_BIOS)),
+        (Client::Pxe, Some(0) | None) => Start::Tftp(IPXE_BIOS),
         // 7 is what the standard's list calls EBC and firmware uses for x64; 9 is the other way round.
-        (Client::Pxe, Some(7 | 9)) => Some(BootFile::Tftp(IPXE_EFI)),
+        (Client::Pxe, Some(7 | 9)) => Start::Tftp(IPXE_EFI),
         (Client::Pxe, _) => return Err(Unsupported),
     })
+}
+
+/// What makes a client go on to the next entry of the boot order at once, whatever its architecture. No program is given to
+/// it: that would have to be one for its architecture, and signed where Secure Boot is on.
+fn next(client: Client, nothing: &str) -> Option<BootFile> {
+    match client {
+        // iPXE that has an address and no file to boot is done within seconds.
+        Client::Plain | Client::Ipxe => None,
+        Client::Pxe => Some(BootFile::Next),
+        // UEFI HTTP boot has no such word, but gives up at a "404 Not Found".
+        Client::Http => Some(BootFile::Url(nothing.to_owned())),
+    }
 }
 
 fn same_network(a: Ipv4Addr, b: Ipv4Addr, settings: &Settings) -> bool {

@@ -20,16 +20,18 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use self::decide::{Decision, Invitation, Mode, Settings, decide};
+use self::decide::{Decision, Files, Invitation, Mode, Settings, decide};
 use self::packet::{Facts, Request};
 use self::pool::Pool;
-use super::{BootFile, BootLookup, KnownHost, boot_url};
+use super::{BootFile, BootLookup, KnownHost, artifact_url, boot_url};
 use crate::deploy::Leadership;
 
 /// Port of DHCP servers.
 const SERVER_PORT: u16 = 67;
 /// Port of DHCP clients.
 const CLIENT_PORT: u16 = 68;
+/// A name that no file of the agent image has. Whoever asks for it is told that there is no such file.
+const NOTHING: &str = "nothing";
 /// Port of PXE boot servers.
 const BOOT_SERVER_PORT: u16 = 4011;
 
@@ -122,7 +124,7 @@ impl Shared {
 
     fn respond(&self, facts: &Facts, message: &Message, boot_server_port: bool) -> Option<Vec<u8>> {
         let known = self.lookup.boot_for(facts.mac);
-        let invitation = self.invitation(known.as_ref());
+        let invitation = known.as_ref().map_or(Invitation::Unknown, |known| self.invitation(known));
         let lease = self.lease(facts, &invitation);
         let Decision { counted, reply } = decide(&self.settings, facts, &invitation, lease, boot_server_port);
         self.lookup.count(counted);
@@ -134,6 +136,7 @@ impl Shared {
                 }
                 ("uninvited", _) => {
                     tracing::info!(host = %known.host, %mac, ?client, "network boot uninvited: sent to its disk");
+                    self.lookup.uninvited(&known.host);
                 }
                 ("unsupported" | "exhausted" | "refused", _) => {
                     let architecture = facts.architecture;
@@ -149,14 +152,17 @@ impl Shared {
         answer
     }
 
-    fn invitation(&self, known: Option<&KnownHost>) -> Invitation {
-        match known {
-            None => Invitation::Unknown,
-            Some(KnownHost { token: None, .. }) => Invitation::Uninvited,
-            Some(KnownHost { token: Some(token), .. }) => Invitation::Boot {
-                script: boot_url(&self.boot_url, token, BootFile::Script).to_string(),
-                iso: boot_url(&self.boot_url, token, BootFile::Iso).to_string(),
-            },
+    fn invitation(&self, known: &KnownHost) -> Invitation {
+        match &known.token {
+            None => Invitation::Uninvited { nothing: artifact_url(&self.boot_url, NOTHING).to_string() },
+            Some(token) => Invitation::Boot(self.files(token)),
+        }
+    }
+
+    fn files(&self, token: &str) -> Files {
+        Files {
+            script: boot_url(&self.boot_url, token, BootFile::Script).to_string(),
+            iso: boot_url(&self.boot_url, token, BootFile::Iso).to_string(),
         }
     }
 

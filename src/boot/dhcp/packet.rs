@@ -15,6 +15,11 @@ const IPXE_OPTIONS: u8 = 175;
 /// "Boot the file that this answer names": bit 3 of PXE's discovery control, then the end mark.
 const PXE_USE_BOOT_FILE: [u8; 4] = [6, 1, 8, 255];
 
+/// "Boot from the local disk, and do not ask": discovery by neither broadcast nor multicast (tag 6); a menu of one entry of
+/// type 0, which is local boot (tag 9); a prompt of 0 seconds, which takes the first entry at once (tag 10); the end mark.
+/// PXE 2.1, table 2-1.
+const PXE_NEXT: [u8; 26] = *b"\x06\x01\x03\x09\x0d\x00\x00\x0anext entry\x0a\x05\x00disk\xff";
+
 /// How a client presents itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Client {
@@ -214,6 +219,7 @@ pub fn write(question: &Message, reply: &Reply) -> Option<Vec<u8>> {
     }
     match &reply.boot {
         None => {}
+        Some(BootFile::Next) => options.push(DhcpOption::VendorExtensions(PXE_NEXT.to_vec())),
         Some(BootFile::Tftp(name)) => {
             message.set_siaddr(reply.server).set_fname_str(name);
             options.push(DhcpOption::TFTPServerName(reply.server.to_string().into_bytes()));

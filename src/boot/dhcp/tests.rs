@@ -130,6 +130,35 @@ fn firmware_is_told_to_use_the_file_of_the_answer() {
 }
 
 #[test]
+fn firmware_is_told_to_go_on_in_the_words_of_pxe() {
+    let message = answer(&reply(Some(File::Next), Some("PXEClient")), &[]);
+    let Some(DhcpOption::VendorExtensions(words)) = message.opts().get(OptionCode::VendorExtensions) else {
+        panic!("{message:?}");
+    };
+    // Tags, as firmware takes them apart.
+    let mut tags = Vec::new();
+    let mut rest = words.as_slice();
+    while let [tag, length, more @ ..] = rest {
+        let (value, after) = more.split_at((*length).into());
+        tags.push((*tag, value));
+        rest = after;
+    }
+    assert_eq!(rest, [255]);
+    let [(6, [3]), (9, [0, 0, length, entry @ ..]), (10, [0, prompt @ ..])] = tags.as_slice() else {
+        panic!("{tags:?}");
+    };
+    assert_eq!((usize::from(*length), entry.is_empty(), prompt.is_empty()), (entry.len(), false, false));
+    assert!(message.fname().is_none_or(|name| name.iter().all(|byte| *byte == 0)));
+    for option in [OptionCode::BootfileName, OptionCode::TFTPServerName] {
+        assert!(!message.opts().contains(option), "with a file it would be booted");
+    }
+    assert_eq!(
+        message.opts().get(OptionCode::ClassIdentifier),
+        Some(&DhcpOption::ClassIdentifier(b"PXEClient".to_vec()))
+    );
+}
+
+#[test]
 fn answers_go_where_the_client_hears_them() {
     let from: SocketAddr = "10.0.0.7:2070".parse().unwrap();
     let (facts, _) = read(&question(1, &[])).unwrap();
@@ -170,7 +199,7 @@ proptest! {
                 server: Ipv4Addr::LOCALHOST,
                 network: Network { mask: Ipv4Addr::BROADCAST, routers: vec![], name_servers: vec![], lease_seconds: 1 },
             };
-            let invitation = Invitation::Boot { script: "http://a".into(), iso: "http://b".into() };
+            let invitation = Invitation::Boot(Files { script: "http://a".into(), iso: "http://b".into() });
             let decision = decide(&settings, &facts, &invitation, Some(Ipv4Addr::LOCALHOST), false);
             if let Some(reply) = decision.reply {
                 prop_assert!(write(&message, &reply).is_some());

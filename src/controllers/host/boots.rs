@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use super::{HostContext, system};
 use crate::boot::{BootLookup, KnownHost, NetworkNotRead, NoSystem, System, token_lifetime};
+use crate::host::uninvited;
 use crate::key::Key;
 
 /// The host controller's side of the boot services.
@@ -68,6 +69,23 @@ impl BootLookup for HostBoots {
 
     fn system<'a>(&'a self, host: &'a Key, deployment: u64) -> BoxFuture<'a, Result<System, NoSystem>> {
         Box::pin(system::system(host, &self.context, deployment))
+    }
+
+    fn uninvited(&self, host: &Key) {
+        let now = Timestamp::now();
+        let host_now = self.context.latest(host);
+        let told = host_now.as_ref().and_then(|host| host.status.as_ref()?.uninvited_boots.as_ref());
+        // One of the many messages of a boot is enough.
+        let begins = self.context.with(host, |r| {
+            let begins = uninvited::begins(r.bmc.uninvited, told, now);
+            if begins {
+                r.bmc.uninvited = Some(now);
+            }
+            begins
+        });
+        if begins {
+            self.context.wake_all(vec![host.clone()]);
+        }
     }
 
     fn count(&self, decision: &'static str) {

@@ -285,12 +285,27 @@ async fn write_status(
             if before != Some(reason) {
                 context.metrics.host_state(before, Some(reason));
             }
+            announce_uninvited(&host, context, &old);
             announce(&host, context, old_state(old), plan);
             context.written.put(Arc::new(host));
             Ok(())
         }
         Err(error) if error.is_not_found() => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// An event for a network boot that nobody asked for.
+fn announce_uninvited(host: &BareMetalHost, context: &HostContext, old: &serde_json::Value) {
+    let before = old.pointer("/uninvitedBoots/count").and_then(serde_json::Value::as_i64).unwrap_or(0);
+    let Some(boots) = host.status.as_ref().and_then(|status| status.uninvited_boots.as_ref()) else { return };
+    if i64::from(boots.count) > before {
+        let note = format!(
+            "the server asked to boot from the network, which it was not told to do, and was sent to its disk ({} times \
+             so far): put the disk first in its boot order",
+            boots.count
+        );
+        context.events.publish(host, EventKind::Warning, "UninvitedNetworkBoot", "NetworkBoot", &note);
     }
 }
 

@@ -12,5 +12,5 @@ pub use spec::{
 };
 pub use status::{
     BareMetalHostStatus, BmcStatus, CredentialsStatus, ErrorType, OperationalStatus, ProvisionStatus,
-    ProvisioningState, WaitingFor,
+    ProvisioningState, UninvitedBoots, WaitingFor,
 };

@@ -54,6 +54,9 @@ pub struct BareMetalHostStatus {
     /// Progress of the write: per cent of the image, 0 to 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress_percent: Option<i32>,
+    /// Network boots that nobody asked for: the server was sent on to its disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uninvited_boots: Option<UninvitedBoots>,
     /// Conditions: Registered, Inspected, Available, Provisioned, Healthy, Ready, Paused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -166,6 +169,18 @@ pub enum ErrorType {
     /// Releasing failed.
     #[serde(rename = "deprovisioning error")]
     Deprovisioning,
+}
+
+/// Boots from the network that the provider did not command, as far as its DHCP service saw them. The server asked, and was
+/// sent on to the next entry of its boot order. A boot order that begins with the network, or a boot device that somebody
+/// chose by hand or at the BMC, makes them.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct UninvitedBoots {
+    /// How many. What is asked within ten minutes of the first question belongs to one boot.
+    pub count: i32,
+    /// When the last of them began.
+    pub last_time: Time,
 }
 
 /// What is waited for, since when, and by when it becomes a problem.

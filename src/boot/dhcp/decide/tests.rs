@@ -29,8 +29,16 @@ fn facts(request: Request, client: Client, architecture: Option<u16>) -> Facts {
     }
 }
 
+fn files() -> Files {
+    Files { script: "http://s/boot.ipxe".into(), iso: "http://s/agent.iso".into() }
+}
+
 fn invited() -> Invitation {
-    Invitation::Boot { script: "http://s/boot.ipxe".into(), iso: "http://s/agent.iso".into() }
+    Invitation::Boot(files())
+}
+
+fn uninvited() -> Invitation {
+    Invitation::Uninvited { nothing: "http://s/agent/nothing".into() }
 }
 
 type Row = (Client, Option<u16>, Result<Option<BootFile>, ()>);
@@ -96,15 +104,20 @@ fn nobody_boots_uninvited_and_strangers_get_nothing() {
                     let facts = facts(request, client, Some(7));
                     let stranger = decide(&settings(mode), &facts, &Invitation::Unknown, Some(LEASE), port);
                     assert_eq!(stranger, Decision { counted: "unknown", reply: None });
-                    let decision = decide(&settings(mode), &facts, &Invitation::Uninvited, Some(LEASE), port);
-                    assert!(decision.reply.as_ref().is_none_or(|reply| reply.boot.is_none()), "{decision:?}");
-                    if mode == Mode::Proxy || port {
+                    let decision = decide(&settings(mode), &facts, &uninvited(), Some(LEASE), port);
+                    let boots = decision.reply.as_ref().and_then(|reply| reply.boot.as_ref());
+                    let nothing = BootFile::Url("http://s/agent/nothing".into());
+                    assert!(
+                        boots.is_none_or(|boot| *boot == BootFile::Next || *boot == nothing),
+                        "{decision:?}"
+                    );
+                    if (mode == Mode::Proxy || port) && boots.is_none() {
                         assert_eq!(decision.reply, None, "{facts:?}");
                     }
                 }
             }
             let facts = facts(Request::Discover, client, Some(7));
-            let counted = decide(&settings(mode), &facts, &Invitation::Uninvited, Some(LEASE), false).counted;
+            let counted = decide(&settings(mode), &facts, &uninvited(), Some(LEASE), false).counted;
             assert_eq!(counted, if client == Client::Plain { "address" } else { "uninvited" });
         }
     }
@@ -129,7 +142,7 @@ fn a_proxy_leaves_addresses_to_the_other_server() {
 #[test]
 fn a_server_gives_and_confirms_its_own_addresses_only() {
     let settings = settings(Mode::Server);
-    let ask = |facts: &Facts, lease| decide(&settings, facts, &Invitation::Uninvited, lease, false);
+    let ask = |facts: &Facts, lease| decide(&settings, facts, &uninvited(), lease, false);
     let request = facts(Request::Request, Client::Plain, None);
     let kind = |facts: &Facts| ask(facts, Some(LEASE)).reply.map(|reply| (reply.kind, reply.address));
     let with = |change: &dyn Fn(&mut Facts)| {
@@ -149,4 +162,37 @@ fn a_server_gives_and_confirms_its_own_addresses_only() {
     assert_eq!(ask(&request, None), Decision { counted: "exhausted", reply: None });
     let inform = ask(&facts(Request::Inform, Client::Plain, None), None).reply.unwrap();
     assert_eq!((inform.address, inform.network), (None, None));
+}
+
+#[test]
+fn who_boots_uninvited_is_sent_on_at_once_whatever_it_runs_on() {
+    let nothing = || Some(BootFile::Url("http://s/agent/nothing".into()));
+    let table = [
+        (Client::Plain, None, None),
+        // iPXE that is given an address, by us or another, and no file, ends by itself.
+        (Client::Ipxe, None, None),
+        (Client::Pxe, Some(BootFile::Next), Some("PXEClient")),
+        (Client::Http, nothing(), Some("HTTPClient")),
+    ];
+    for (client, boot, class) in table {
+        for architecture in [None, Some(0), Some(6), Some(7), Some(9), Some(11), Some(16), Some(19), Some(27)]
+        {
+            let ask = |mode, request, lease, port| {
+                let decision =
+                    decide(&settings(mode), &facts(request, client, architecture), &uninvited(), lease, port);
+                decision.reply.map(|reply| (reply.boot, reply.class, reply.address.is_some()))
+            };
+            let what = format!("{client:?} {architecture:?}");
+            // Beside another server: on both ports, but not where the other server is asked.
+            let expected = boot.clone().map(|boot| (Some(boot), class, false));
+            assert_eq!(ask(Mode::Proxy, Request::Discover, None, false), expected, "{what}");
+            assert_eq!(ask(Mode::Proxy, Request::Request, None, true), expected, "{what}");
+            assert_eq!(ask(Mode::Proxy, Request::Request, None, false), None, "{what}");
+            // As the server: with the address, also when that is confirmed.
+            for request in [Request::Discover, Request::Request] {
+                let expected = Some((boot.clone(), class, true));
+                assert_eq!(ask(Mode::Server, request, Some(LEASE), false), expected, "{what}");
+            }
+        }
+    }
 }

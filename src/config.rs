@@ -285,7 +285,12 @@ impl Options {
     /// Takes what was given as an empty text for not given, as a manifest cannot leave a flag out by a variable.
     #[must_use]
     pub fn normalised(mut self) -> Self {
-        for text in [&mut self.namespace, &mut self.watch_filter, &mut self.leader_election_namespace] {
+        for text in [
+            &mut self.namespace,
+            &mut self.watch_filter,
+            &mut self.leader_election_namespace,
+            &mut self.network_boot.discover_hosts_in,
+        ] {
             if text.as_ref().is_some_and(String::is_empty) {
                 *text = None;
             }
@@ -304,6 +309,7 @@ impl Options {
             ("--namespace", self.namespace.as_deref()),
             ("--identity-namespace", Some(self.identity_namespace.as_str())),
             ("--leader-election-namespace", self.leader_election_namespace.as_deref()),
+            ("--discover-hosts-in", self.network_boot.discover_hosts_in.as_deref()),
         ] {
             if let Some(namespace) = namespace.filter(|n| !is_dns_label(n)) {
                 return Err(error(
@@ -313,11 +319,25 @@ impl Options {
                 ));
             }
         }
+        self.validate_discovery()?;
         self.dhcp()?;
         self.agent_base()?;
         crate::telemetry::logs::filter(&self.log_level)
             .map(|_| ())
             .map_err(|e| error("--log-level", e.to_string(), "correct the filter"))
+    }
+
+    fn validate_discovery(&self) -> Result<(), OptionsError> {
+        let Some(namespace) = &self.network_boot.discover_hosts_in else { return Ok(()) };
+        if self.network_boot.dhcp_mode == DhcpMode::Off {
+            let cause = "machines that nobody enrolled are seen by DHCP only, which is off".to_owned();
+            return Err(error("--discover-hosts-in", cause, "give --dhcp-mode"));
+        }
+        if self.namespace.as_ref().is_some_and(|watched| watched != namespace) {
+            let cause = format!("hosts in {namespace} would not be seen");
+            return Err(error("--discover-hosts-in", cause, "give the namespace of --namespace"));
+        }
+        Ok(())
     }
 
     fn validate_lease(&self) -> Result<(), OptionsError> {

@@ -1,7 +1,7 @@
 //! Ferric: Cluster API infrastructure provider for bare metal.
 //!
 //! The provider as a library: `main.rs` parses the command line and hands over to [`manager`]. Decisions live in the
-//! pure modules [`host`] and [`claim`]; [`controllers`] are thin shells around them; [`deploy`] and [`boot`] serve the
+//! pure modules [`host`], [`claim`] and [`discovery`]; [`controllers`] are thin shells around them; [`deploy`] and [`boot`] serve the
 //! in-RAM agents.
 
 pub mod boot;
@@ -10,6 +10,7 @@ pub mod claim;
 pub mod config;
 pub mod controllers;
 pub mod deploy;
+pub mod discovery;
 pub mod host;
 pub mod key;
 pub mod lease;

@@ -22,10 +22,11 @@ use crate::boot::{self, AgentImage, Artifacts, BootLookup, BootServer};
 use crate::capi::{Cluster, Machine};
 use crate::config::{Dhcp, Options};
 use crate::controllers::host::{
-    BootSettings, BootSlots, HostBoots, HostContext, HostParts, HostRegistrar, KubePullSecrets,
+    BootSettings, BootSlots, Discovery, HostBoots, HostContext, HostParts, HostRegistrar, KubePullSecrets,
 };
 use crate::controllers::{cluster, host, machine};
 use crate::deploy::{self, AgentServer, Hub, ImageCache, Leadership, ProviderKeys};
+use crate::discovery;
 use crate::host::Limits;
 use crate::lease::{self, ElectionConfig, LeaderState};
 use crate::telemetry::{Events, Metrics, health};
@@ -116,6 +117,12 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             slots: BootSlots::new(options.max_boots_in_flight as usize, wake.clone()),
             offers: options.network_boot.offers(agent_image.is_some()),
         },
+        discovery: options.network_boot.discover_hosts_in.as_deref().map(|namespace| {
+            let filter = options.watch_filter.clone();
+            let labels = filter.map(|value| (ferric_api::names::WATCH_FILTER_LABEL.to_owned(), value));
+            let lifetime = boot::token_lifetime(options.agent_boot_timeout());
+            Discovery::new(namespace, labels.into_iter().collect(), discovery::Limits::new(lifetime))
+        }),
         limits: Limits {
             agent_boot: options.agent_boot_timeout(),
             power_poll: options.power_poll().unwrap_or(NEVER),

@@ -10,7 +10,7 @@ use std::{
 };
 
 use ferric::{
-    deploy::{Leadership, TaskOutcome, TaskState},
+    deploy::{Leadership, Registrar, TaskOutcome, TaskState},
     key::Key,
 };
 use ferric_agent::{AgentError, Exit};
@@ -24,7 +24,7 @@ use ferric_protocol::{
 use http::{StatusCode, header};
 use tonic::Code;
 
-use bench::{Agent, Gate, Line, Machine, Provider, Records, Running, image_server, until};
+use bench::{Agent, Gate, Line, Machine, Provider, Records, Running, image_server, in_an_hour, until};
 
 const MIB: usize = 1024 * 1024;
 
@@ -125,6 +125,33 @@ async fn a_second_key_with_the_same_token_is_refused() {
     assert_eq!(registrations(&provider.records), 1);
     assert_eq!(running.refused("registration"), 1);
     first.stop().await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_machine_that_nobody_enrolled_tells_what_it_is_and_nothing_more() {
+    let provider = Provider::new().await;
+    let running = provider.start().await;
+    let boot = provider.discovery(in_an_hour(), provider.address);
+    let machine = Arc::new(Machine::new(MIB));
+    assert_eq!(Agent::start(boot, machine.clone()).end().await.unwrap(), Exit::PowerOff);
+    let told = provider.records.discovered.lock().unwrap().clone();
+    let [(fingerprint, serial)] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!((serial.as_str(), registrations(&provider.records)), ("S1", 0));
+    assert_eq!(machine.opened.load(Ordering::SeqCst), 0, "no disk was opened");
+    // Its key opens nothing: there is no session for it, so no task, no image and no user data.
+    assert!(provider.records.host_for(fingerprint).await.is_none());
+    assert_eq!(running.hub.view(&host()), None);
+
+    let late = provider.discovery(jiff::Timestamp::UNIX_EPOCH, provider.address);
+    let late = Agent::start(late, machine.clone()).end().await;
+    assert!(matches!(late, Err(AgentError::Refused { code: Code::PermissionDenied, .. })), "{late:?}");
+    let foreign = Provider::new().await.discovery(in_an_hour(), provider.address);
+    let good = provider.discovery(in_an_hour(), provider.address);
+    let forged = BootData::new(good.provider_url(), good.ca_sha256(), foreign.token(), good.time()).unwrap();
+    let forged = Agent::start(forged, machine).end().await;
+    assert!(matches!(forged, Err(AgentError::Refused { code: Code::Unauthenticated, .. })), "{forged:?}");
+    assert_eq!((provider.records.discovered.lock().unwrap().len(), running.refused("registration")), (1, 2));
     running.stop().await;
 }
 

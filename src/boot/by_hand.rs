@@ -25,6 +25,10 @@ impl BootLookup for Listed {
         self.enrolled.contains(&mac).then_some(KnownHost { host, token: None })
     }
 
+    fn discover(&self, _: MacAddress, _: bool) -> Option<String> {
+        None
+    }
+
     fn boot_mac(&self, _: &Key) -> Option<MacAddress> {
         self.invited.first().copied()
     }

@@ -14,6 +14,9 @@ pub trait BootLookup: Send + Sync + 'static {
     /// The host whose boot MAC address this is, with the token of its boot if one is begun and no agent has registered, or
     /// that of the system which it runs from memory.
     fn boot_for(&self, mac: MacAddress) -> Option<KnownHost>;
+    /// The discovery token of a machine that nobody enrolled, where the operator wants such machines to be discovered. `asks`:
+    /// it asks for a boot, and is offered a token if it has none; else only one that it has counts.
+    fn discover(&self, mac: MacAddress, asks: bool) -> Option<String>;
     /// The boot MAC address of a host.
     fn boot_mac(&self, host: &Key) -> Option<MacAddress>;
     /// The arguments that describe the network of a host's agent. `None`: it asks DHCP and routers.

@@ -21,6 +21,7 @@ mod lookup;
 pub mod media;
 pub mod seed;
 pub mod tftp;
+mod ticket;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -41,7 +42,7 @@ use url::Url;
 
 pub use self::image::{AgentImage, AgentImageError};
 pub use self::lookup::{BootLookup, KnownHost, NetworkNotRead, NoSystem, System};
-use self::{composite::Composite, idle::Idle, media::Patch};
+use self::{composite::Composite, idle::Idle, media::Patch, ticket::Ticket};
 use crate::{
     deploy::{Leadership, connection::serve_connection, server::accept},
     key::Key,
@@ -265,9 +266,9 @@ impl BootServer {
     }
 
     /// Checks a token of an agent boot at the time `now` (seconds since 1970).
-    fn verify(&self, token: &str, now: u64) -> Result<BootToken, Refusal> {
+    fn verify(&self, token: &str, now: u64) -> Result<Ticket, Refusal> {
         self.may_answer()?;
-        BootToken::verify(&self.token_key, token, now).map_err(|error| self.refuse_token(&error))
+        Ticket::verify(&self.token_key, token, now).map_err(|error| self.refuse_token(&error))
     }
 
     /// Only who holds the lease answers.
@@ -312,11 +313,12 @@ impl BootServer {
 
     /// The script for a token.
     fn script(&self, token: &str, now: u64) -> Result<String, Refusal> {
-        let facts = self.verify(token, now)?;
+        let ticket = self.verify(token, now)?;
         let boot = self.boot_data(token, now).map_err(misconfigured)?;
-        tracing::info!(host = facts.host, boot_number = facts.boot_number, "boot script given");
+        let (host, boot_number) = ticket.holder();
+        tracing::info!(host, boot_number, "boot script given");
         let card = if self.image.is_some() { IPXE_ARGUMENTS } else { "" };
-        let more = [card, &self.network(&facts)?].join(" ");
+        let more = [card, &self.network(&ticket)?].join(" ");
         let taken =
             boot.to_kernel_args().len() + self.artifacts.arguments.len() + IPXE_WORDS.len() + more.len();
         if taken > MAX_COMMAND_LINE {
@@ -326,25 +328,31 @@ impl BootServer {
     }
 
     /// The template of the ISO, and what is different in that of this token.
-    fn iso(&self, token: &str, now: u64) -> Result<(Arc<image::Artifact>, Patch, BootToken), Refusal> {
-        let facts = self.verify(token, now)?;
+    fn iso(&self, token: &str, now: u64) -> Result<(Arc<image::Artifact>, Patch, Ticket), Refusal> {
+        let ticket = self.verify(token, now)?;
         let image = self.image.as_ref().ok_or_else(no_image)?;
         // A medium is read in pieces, by firmware more than once: all of them must be of the same medium, so it is
         // dated by its token.
-        let made = facts.expires.saturating_sub(self.token_lifetime.as_secs()).min(now);
+        let made = ticket.expires().saturating_sub(self.token_lifetime.as_secs()).min(now);
         let boot = self.boot_data(token, made).map_err(misconfigured)?;
-        let card = Key::parse(&facts.host).and_then(|host| self.lookup.as_ref()?.boot_mac(&host));
+        let card = match &ticket {
+            Ticket::Boot(facts) => {
+                Key::parse(&facts.host).and_then(|host| self.lookup.as_ref()?.boot_mac(&host))
+            }
+            Ticket::Discovery(facts) => Some(facts.mac.into()),
+        };
         let card =
             card.map(|mac| format!(" BOOTIF=01-{}", mac.to_string().replace(':', "-"))).unwrap_or_default();
-        let arguments = format!("{KERNEL_ARGUMENTS}{card} {}", self.network(&facts)?);
+        let arguments = format!("{KERNEL_ARGUMENTS}{card} {}", self.network(&ticket)?);
         media::grub_config(&boot, &arguments, image.grub_config.length)
             .and_then(|text| Patch::new(image.grub_config, text))
-            .map(|patch| (image.iso.clone(), patch, facts))
+            .map(|patch| (image.iso.clone(), patch, ticket))
             .ok_or_else(|| misconfigured("the boot data do not fit into the room that the ISO has for them"))
     }
 
     /// The arguments that describe the network of a host's agent; empty where there are none.
-    fn network(&self, facts: &BootToken) -> Result<Arc<str>, Refusal> {
+    fn network(&self, ticket: &Ticket) -> Result<Arc<str>, Refusal> {
+        let Ticket::Boot(facts) = ticket else { return Ok(Arc::default()) };
         let found =
             Key::parse(&facts.host).zip(self.lookup.as_ref()).map(|(host, lookup)| lookup.network(&host));
         found.unwrap_or(Ok(None)).map(Option::unwrap_or_default).map_err(|error| {
@@ -404,19 +412,21 @@ async fn iso(
     headers: HeaderMap,
 ) -> Response {
     let medium = match shared.server.system(&token, now()).await {
-        Ok(None) => shared
-            .server
-            .iso(&token, now())
-            .map(|(template, patch, facts)| (Composite::default().artifact(template).patched(patch), facts)),
-        Ok(Some((system, facts))) => shared.server.system_iso(&system).map(|medium| (medium, facts)),
+        Ok(None) => shared.server.iso(&token, now()).map(|(template, patch, ticket)| {
+            (Composite::default().artifact(template).patched(patch), ticket.holder())
+        }),
+        Ok(Some((system, facts))) => {
+            let holder = (facts.host, facts.boot_number);
+            shared.server.system_iso(&system).map(|medium| (medium, holder))
+        }
         Err(refusal) => Err(refusal),
     };
     match medium {
-        Ok((medium, facts)) => {
+        Ok((medium, (host, boot_number))) => {
             let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
             // One line for a medium, not one for each of a thousand pieces.
             if range.is_none_or(|range| range.starts_with("bytes=0-")) {
-                tracing::info!(host = facts.host, boot_number = facts.boot_number, %method, "boot medium given");
+                tracing::info!(host, boot_number, %method, "boot medium given");
             }
             files::answer("agent.iso", &Arc::new(medium), &method, &headers, &shared.streams)
         }

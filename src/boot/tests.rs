@@ -281,6 +281,10 @@ impl BootLookup for OneCard {
         None
     }
 
+    fn discover(&self, _: ferric_api::MacAddress, _: bool) -> Option<String> {
+        None
+    }
+
     fn boot_mac(&self, host: &crate::key::Key) -> Option<ferric_api::MacAddress> {
         (host.to_string() == "racks/r1-h1").then(|| "52:54:00:AB:CD:EF".parse().unwrap())
     }
@@ -465,4 +469,26 @@ fn a_folder_that_is_not_what_its_manifest_says_is_refused() {
     assert!(refused(&manifest("131000", "18446744073709551615")).contains("no part of the ISO"));
     assert!(refused(&manifest("\"vmlinuz\"", "\"../vmlinuz\"")).contains("name"));
     assert!(refused(&manifest("\"kernel\"", "\"kernal\"")).contains("kernel"));
+}
+
+/// A discovery token boots the agent, with the card that asked and no host's network.
+#[test]
+fn a_discovery_token_gets_the_agent_and_nothing_of_a_host() {
+    let folder = image_folder();
+    let (mut server, _leader) = server_with_image(folder.path());
+    server.lookup = Some(Arc::new(OneCard));
+    let facts =
+        ferric_protocol::DiscoveryToken { mac: [0x52, 0x54, 0, 0xab, 0xcd, 1], number: 3, expires: 10_000 };
+    let token = facts.mint(KEY);
+    let script = server.script(&token, 9_000).unwrap();
+    assert!(script.contains(&format!("ferric.token={token}")) && script.contains("BOOTIF="), "{script}");
+    assert!(!script.contains(NETWORK), "{script}");
+    let (_, patch, ticket) = server.iso(&token, 9_000).unwrap();
+    assert_eq!(ticket, Ticket::Discovery(facts));
+    let mut text = vec![0; ROOM as usize];
+    patch.apply(131_000, &mut text);
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains("BOOTIF=01-52-54-00-ab-cd-01"), "{text}");
+    assert_eq!(server.script(&token, 10_000).unwrap_err().0, StatusCode::FORBIDDEN);
+    assert_eq!(server.script("AAAA", 9_000).unwrap_err().0, StatusCode::FORBIDDEN);
 }

@@ -76,6 +76,8 @@ pub enum Rejection {
     FailureDomain,
     /// It is being deleted.
     Deleting,
+    /// No operator has approved it yet.
+    NotApproved,
     /// It runs what others installed.
     ExternallyProvisioned,
     /// It has a consumer, a claim or an image of its own.
@@ -107,6 +109,7 @@ impl Rejection {
             Self::Selector => format!("{does} match the selector"),
             Self::FailureDomain => format!("{is} in other failure domains"),
             Self::Deleting => format!("{is} being deleted"),
+            Self::NotApproved => format!("{} for approval", if n == 1 { "waits" } else { "wait" }),
             Self::ExternallyProvisioned => format!("{is} externally provisioned"),
             Self::InUse => format!("{is} in use"),
             Self::Quarantined => format!("{is} quarantined"),
@@ -145,6 +148,9 @@ pub fn occupied(host: &BareMetalHost) -> Option<Rejection> {
     let record = spec.record.as_ref();
     if host.metadata.deletion_timestamp.is_some() {
         return Some(Rejection::Deleting);
+    }
+    if spec.waits_for_approval() {
+        return Some(Rejection::NotApproved);
     }
     if spec.externally_provisioned {
         return Some(Rejection::ExternallyProvisioned);
@@ -357,6 +363,7 @@ mod tests {
     fn every_reason_of_rejection_is_seen_and_named() {
         let spoilers: &[Spoiler] = &[
             (|h| h.metadata.deletion_timestamp = Some(Hosts::now()), "1 host is being deleted"),
+            (|h| h.spec.approval = Some(ferric_api::host::Approval::Pending), "1 host waits for approval"),
             (|h| h.spec.externally_provisioned = true, "1 host is externally provisioned"),
             (|h| h.spec.consumer_ref = Some(Default::default()), "1 host is in use"),
             (|h| h.spec.image = Some(Default::default()), "1 host is in use"),

@@ -115,6 +115,10 @@ pub struct NetworkBoot {
     )]
     pub dhcp_lease_seconds: u32,
 
+    /// Offer the agent to machines that nobody enrolled and that boot from the network, and make a BareMetalHost in this namespace of what each tells: it waits for approval, and the machine is switched off [default: such machines get nothing]
+    #[arg(long, env = "FERRIC_DISCOVER_HOSTS_IN", value_name = "NAMESPACE", help_heading = "Network boot")]
+    pub discover_hosts_in: Option<String>,
+
     /// TFTP, from which PXE firmware fetches iPXE; only with DHCP
     #[arg(
         long,

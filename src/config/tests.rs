@@ -51,6 +51,24 @@ fn the_watch_filter_is_a_label() {
 }
 
 #[test]
+fn discovery_needs_dhcp_and_a_namespace_that_is_watched() {
+    let dhcp = ["--agent-image-dir=/images", "--dhcp-mode=proxy", "--dhcp-interface=eth0"];
+    let with = |more: &[&str]| check(&[&dhcp[..], more].concat());
+    assert_eq!(check(&[]).unwrap().network_boot.discover_hosts_in, None);
+    assert_eq!(with(&[]).unwrap().network_boot.discover_hosts_in, None, "not unless it is asked for");
+    let asked = with(&["--discover-hosts-in=racks", "--namespace=racks"]).unwrap();
+    assert_eq!(asked.network_boot.discover_hosts_in.as_deref(), Some("racks"));
+    assert!(with(&["--discover-hosts-in="]).is_err(), "only a manifest leaves it empty");
+    for (error, expected) in [
+        (check(&["--discover-hosts-in=racks"]).unwrap_err(), "give --dhcp-mode"),
+        (with(&["--discover-hosts-in=racks", "--namespace=other"]).unwrap_err(), "would not be seen"),
+        (with(&["--discover-hosts-in=Racks"]).unwrap_err(), "cannot be a namespace"),
+    ] {
+        assert!(error.contains("--discover-hosts-in") && error.contains(expected), "{error}");
+    }
+}
+
+#[test]
 fn empty_is_not_given() {
     let options =
         parse(&["--namespace=", "--watch-filter=", "--leader-election-namespace="]).unwrap().normalised();

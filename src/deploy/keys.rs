@@ -12,8 +12,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use ferric_api::MacAddress;
 use ferric_protocol::{
-    BootToken, TokenError, TokenUse,
+    BootToken, DiscoveryToken, TokenError, TokenUse,
     tls::{ClientAuth, TlsError, certificate_sha256, server_config},
 };
 use k8s_openapi::{ByteString, api::core::v1::Secret};
@@ -206,6 +207,12 @@ impl ProviderKeys {
         let expires = u64::try_from(expires.as_second()).unwrap_or(0);
         let facts = BootToken { host: host.to_string(), boot_number: deployment, expires };
         facts.mint_for(TokenUse::System, &self.token_key)
+    }
+
+    /// Makes the discovery token of this number for the machine with this MAC address, good until `expires`.
+    pub fn mint_discovery(&self, mac: MacAddress, number: u64, expires: jiff::Timestamp) -> String {
+        let expires = u64::try_from(expires.as_second()).unwrap_or(0);
+        DiscoveryToken { mac: mac.octets(), number, expires }.mint(&self.token_key)
     }
 
     /// The serving certificate for whatever name or address agents dial: that of `agent_url`, and the address that is

@@ -1,7 +1,8 @@
 //! What the host controller does for the agent server: it alone reads and writes the record.
 
 use async_trait::async_trait;
-use ferric_protocol::v1::Inventory;
+use ferric_protocol::DiscoveryToken;
+use ferric_protocol::v1::{Inventory, PowerAction};
 
 use crate::key::Key;
 
@@ -17,6 +18,15 @@ pub trait Registrar: Send + Sync + 'static {
         fingerprint: &str,
         inventory: &Inventory,
     ) -> Result<(), RegisterError>;
+
+    /// Spends a discovery token and takes what the machine tells of itself. What it is told to do then is all that it is told:
+    /// there is no session for it. Asked with tokens only that are this provider's and have not ended.
+    async fn discovered(
+        &self,
+        token: &DiscoveryToken,
+        fingerprint: &str,
+        inventory: &Inventory,
+    ) -> Result<PowerAction, RegisterError>;
 
     /// Whether the key may act as the agent of the host now.
     async fn session_allowed(&self, host: &Key, fingerprint: &str) -> bool;

@@ -7,9 +7,10 @@ use std::{
 };
 
 use ferric_protocol::{
-    BootToken, TokenError, check_version,
+    BootToken, DiscoveryToken, TokenError, check_version,
     v1::{
-        AgentMessage, ProviderMessage, RegisterRequest, RegisterResponse, agent_service_server::AgentService,
+        AgentMessage, Inventory, ProviderMessage, RegisterRequest, RegisterResponse,
+        agent_service_server::AgentService,
     },
 };
 use futures::{Stream, StreamExt};
@@ -122,9 +123,19 @@ impl Service {
         let RegisterRequest { protocol_version, boot_token, inventory } = request.into_inner();
         check_version(protocol_version).map_err(|e| Status::failed_precondition(e.to_string()))?;
         let now = jiff::Timestamp::now().as_second().try_into().unwrap_or(0);
-        let token = BootToken::verify(&self.context.token_key, &boot_token, now).map_err(token_status)?;
+        let key = &self.context.token_key;
         let inventory = screen::inventory(inventory.unwrap_or_default())
-            .map_err(|e| Status::invalid_argument(e.to_string()))?;
+            .map_err(|e| Status::invalid_argument(e.to_string()));
+        let token = match BootToken::verify(key, &boot_token, now) {
+            Err(error @ TokenError::BadSignature) => match DiscoveryToken::verify(key, &boot_token, now) {
+                Ok(token) => return self.discover(&token, &fingerprint, &inventory?).await,
+                Err(TokenError::BadSignature) => Err(error),
+                Err(error) => Err(error),
+            },
+            verified => verified,
+        };
+        let token = token.map_err(token_status)?;
+        let inventory = inventory?;
         let host =
             Key::parse(&token.host).ok_or_else(|| Status::unauthenticated("the token names no host"))?;
         let boot_number = i64::try_from(token.boot_number)
@@ -141,7 +152,24 @@ impl Service {
             .registered(&host, boot_number, &fingerprint, inventory)
             .map_err(|e| Status::permission_denied(e.to_string()))?;
         tracing::info!(%host, boot_number, fingerprint, "agent registered");
-        Ok(Response::new(RegisterResponse { host: host.to_string(), heartbeat_seconds: HEARTBEAT_SECONDS }))
+        Ok(Response::new(RegisterResponse {
+            host: host.to_string(),
+            heartbeat_seconds: HEARTBEAT_SECONDS,
+            ..RegisterResponse::default()
+        }))
+    }
+
+    /// The whole of what a machine may do that nobody enrolled.
+    async fn discover(
+        &self,
+        token: &DiscoveryToken,
+        fingerprint: &str,
+        inventory: &Inventory,
+    ) -> Result<Response<RegisterResponse>, Status> {
+        let end = self.context.registrar.discovered(token, fingerprint, inventory).await;
+        let end = end.map_err(register_status)?;
+        let heartbeat_seconds = HEARTBEAT_SECONDS;
+        Ok(Response::new(RegisterResponse { host: String::new(), heartbeat_seconds, end: end.into() }))
     }
 
     async fn open(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Outgoings>, Status> {

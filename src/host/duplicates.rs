@@ -34,6 +34,8 @@ enum Standing {
     Free,
     /// The server behind its BMC is not the one that its record is about.
     Stranger,
+    /// It enrolled itself, and no operator has approved it: it stands in nobody's way.
+    Unapproved,
 }
 
 impl Standing {
@@ -44,6 +46,7 @@ impl Standing {
             || spec.externally_provisioned
             || record.is_some_and(|r| r.claim.is_some() || r.image.is_some());
         match (stranger, used) {
+            _ if spec.waits_for_approval() => Self::Unapproved,
             (true, _) => Self::Stranger,
             (false, true) => Self::InUse,
             (false, false) => Self::Free,
@@ -84,7 +87,7 @@ pub fn marks(host: &BareMetalHost) -> Vec<String> {
 }
 
 /// Boards that were never programmed all say the same: such a value tells nothing.
-fn is_telling(value: &str) -> bool {
+pub fn is_telling(value: &str) -> bool {
     let plain: String =
         value.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
     let unset = [
@@ -101,6 +104,18 @@ fn is_telling(value: &str) -> bool {
         && !plain.chars().all(|c| c == '0')
         && !plain.chars().all(|c| c == 'f')
         && plain != "03000200040005000006000700080009"
+}
+
+/// The UUID with the byte order of its first three fields swapped. SMBIOS 2.6 (7.2.1) stores them little-endian, and
+/// firmware and BMCs disagree about which order to print.
+pub fn swapped_uuid(text: &str) -> Option<String> {
+    let uuid = uuid::Uuid::try_parse(text).ok()?;
+    let (a, b, c, rest) = uuid.as_fields();
+    Some(
+        uuid::Uuid::from_fields(a.swap_bytes(), b.swap_bytes(), c.swap_bytes(), rest)
+            .hyphenated()
+            .to_string(),
+    )
 }
 
 impl Duplicates {

@@ -86,6 +86,8 @@ pub struct Metrics {
     pub claims: Family<ResultLabel, Counter>,
     /// What did machines get that asked by DHCP: a boot, an address, nothing?
     pub network_boots: Family<ResultLabel, Counter>,
+    /// What came of machines that nobody enrolled, where they are discovered?
+    pub discoveries: Family<ResultLabel, Counter>,
     /// What was asked for by somebody who may not have it: a boot, a registration, a session, an image?
     pub refusals: Family<RefusalLabel, Counter>,
     /// What goes wrong, and how often?
@@ -118,6 +120,7 @@ impl Metrics {
             image_bytes: Family::default(),
             claims: Family::default(),
             network_boots: Family::default(),
+            discoveries: Family::default(),
             refusals: Family::default(),
             errors: Family::default(),
             leader: Gauge::default(),
@@ -143,8 +146,13 @@ impl Metrics {
         r.register("claims", "Attempts to claim a host by result", metrics.claims.clone());
         r.register(
             "network_boots",
-            "DHCP messages by what came of them (boot, address, uninvited, unknown, unsupported, ...)",
+            "DHCP messages by what came of them (boot, discovery, address, uninvited, unknown, unsupported, ...)",
             metrics.network_boots.clone(),
+        );
+        r.register(
+            "discoveries",
+            "Machines that nobody enrolled, by what came of them (offered, limited, discovered, refused)",
+            metrics.discoveries.clone(),
         );
         r.register(
             "refusals",
@@ -197,6 +205,11 @@ impl Metrics {
     /// Books what came of one DHCP message.
     pub fn network_boot(&self, result: &'static str) {
         self.network_boots.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// Books what came of a machine that nobody enrolled: `offered`, `limited`, `discovered` or `refused`.
+    pub fn discovery(&self, result: &'static str) {
+        self.discoveries.get_or_create(&ResultLabel { result }).inc();
     }
 
     /// Books that a machine was refused what it may not have: `boot`, `registration`, `session` or `image`.

@@ -25,7 +25,7 @@ use ferric_agent::{AgentError, AgentOptions, Exit, Platform};
 use ferric_api::host::Image;
 use ferric_image::{BlockDevice, MemDevice};
 use ferric_protocol::{
-    BootData,
+    BootData, DiscoveryToken,
     v1::{self, Inventory},
 };
 use tokio::{
@@ -58,6 +58,8 @@ pub async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 pub struct Records {
     hosts: Mutex<HashMap<Key, (i64, Option<String>)>>,
     pub registrations: AtomicUsize,
+    /// Keys and serial numbers of machines that told what they are.
+    pub discovered: Mutex<Vec<(String, String)>>,
 }
 
 impl Records {
@@ -88,6 +90,17 @@ impl Registrar for Records {
         *key = Some(fingerprint.to_owned());
         self.registrations.fetch_add(1, Ordering::SeqCst);
         Ok(())
+    }
+
+    async fn discovered(
+        &self,
+        _token: &DiscoveryToken,
+        fingerprint: &str,
+        inventory: &Inventory,
+    ) -> Result<v1::PowerAction, RegisterError> {
+        let told = (fingerprint.to_owned(), inventory.serial_number.clone());
+        self.discovered.lock().unwrap().push(told);
+        Ok(v1::PowerAction::PowerOff)
     }
 
     async fn session_allowed(&self, host: &Key, fingerprint: &str) -> bool {
@@ -164,12 +177,22 @@ impl Provider {
 
     /// Boot data of a boot, good for an hour, dialling `address`.
     pub fn boot(&self, host: &Key, boot_number: i64, address: SocketAddr) -> BootData {
-        let now = jiff::Timestamp::now();
-        let expires = now.checked_add(jiff::SignedDuration::from_hours(1)).unwrap();
-        let token = self.keys.mint(host, boot_number, expires).unwrap();
-        let url = self.url(address);
-        BootData::new(url.as_str(), &self.keys.ca_sha256(), &token, now.as_second() as u64).unwrap()
+        self.boot_with(&self.keys.mint(host, boot_number, in_an_hour()).unwrap(), address)
     }
+
+    /// Boot data of a machine that nobody enrolled.
+    pub fn discovery(&self, expires: jiff::Timestamp, address: SocketAddr) -> BootData {
+        self.boot_with(&self.keys.mint_discovery([2, 0, 0, 0, 0, 1].into(), 5, expires), address)
+    }
+
+    fn boot_with(&self, token: &str, address: SocketAddr) -> BootData {
+        let now = jiff::Timestamp::now().as_second() as u64;
+        BootData::new(self.url(address).as_str(), &self.keys.ca_sha256(), token, now).unwrap()
+    }
+}
+
+pub fn in_an_hour() -> jiff::Timestamp {
+    jiff::Timestamp::now().checked_add(jiff::SignedDuration::from_hours(1)).unwrap()
 }
 
 /// A provider process.

@@ -99,7 +99,7 @@ pub async fn run(
             PowerAction::Reboot | PowerAction::Unspecified => Exit::Reboot,
         }),
         broken = broken(&mut worker) => Err(AgentError::Worker(broken)),
-        refused = provider.talk() => Err(refused),
+        end = provider.talk() => end,
     };
     stop.cancel();
     if !worker.is_finished() {
@@ -178,8 +178,8 @@ struct Provider {
 }
 
 impl Provider {
-    /// Registers and holds sessions, for as long as the provider does not refuse for good.
-    async fn talk(&self) -> AgentError {
+    /// Registers and holds sessions, for as long as the provider neither refuses for good nor has heard enough.
+    async fn talk(&self) -> Result<Exit, AgentError> {
         let mut backoff = Backoff::new(self.options.backoff_min, self.options.backoff_max);
         let mut heartbeat = None;
         let mut was_registered = false;
@@ -195,16 +195,17 @@ impl Provider {
             let every = match heartbeat {
                 Some(every) => every,
                 None => match self.register(client.clone()).await {
-                    Ok(every) => {
+                    Ok(Registered::For(every)) => {
                         was_registered = true;
                         *heartbeat.insert(every)
                     }
+                    Ok(Registered::AndDone(exit)) => return Ok(exit),
                     Err(status) => {
                         refusals += u32::from(is_refusal(status.code()));
                         let limit = if was_registered { REFUSALS_ONCE_REGISTERED } else { 1 };
                         if refusals >= limit {
                             let (code, message) = (status.code(), status.message().to_owned());
-                            return AgentError::Refused { code, message };
+                            return Err(AgentError::Refused { code, message });
                         }
                         pause(&mut backoff, &format!("{:?}: {}", status.code(), status.message())).await;
                         continue;
@@ -227,8 +228,8 @@ impl Provider {
         }
     }
 
-    /// Ties this agent's key to its host; the interval of heartbeats.
-    async fn register(&self, mut client: AgentServiceClient<Connection>) -> Result<Duration, Status> {
+    /// Ties this agent's key to its host.
+    async fn register(&self, mut client: AgentServiceClient<Connection>) -> Result<Registered, Status> {
         let request = RegisterRequest {
             protocol_version: PROTOCOL_VERSION,
             boot_token: self.token.clone(),
@@ -240,9 +241,22 @@ impl Provider {
         let response =
             answered.map_err(|_| Status::deadline_exceeded("the provider did not answer"))??.into_inner();
         tracing::info!(host = response.host, "registered");
+        match response.end() {
+            PowerAction::Unspecified => {}
+            PowerAction::PowerOff => return Ok(Registered::AndDone(Exit::PowerOff)),
+            PowerAction::Reboot => return Ok(Registered::AndDone(Exit::Reboot)),
+        }
         let seconds = u64::from(response.heartbeat_seconds).clamp(*HEARTBEAT.start(), *HEARTBEAT.end());
-        Ok(Duration::from_secs(seconds))
+        Ok(Registered::For(Duration::from_secs(seconds)))
     }
+}
+
+/// What came of a registration.
+enum Registered {
+    /// Sessions, with heartbeats at this interval.
+    For(Duration),
+    /// The provider knows now what machine this is, and wants no more of it.
+    AndDone(Exit),
 }
 
 /// Whether the provider will say the same next time. What a proxy or a provider that is only starting might say is not

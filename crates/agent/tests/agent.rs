@@ -311,6 +311,19 @@ async fn a_provider_that_cannot_now_is_asked_again_and_one_that_refuses_is_not()
 }
 
 #[tokio::test]
+async fn an_agent_of_which_no_more_is_wanted_than_what_it_is_ends_as_it_is_told() {
+    let provider = Provider::start().await;
+    let machine = Machine::new(4 * MIB);
+    for (end, exit) in [(v1::PowerAction::PowerOff, Exit::PowerOff), (v1::PowerAction::Reboot, Exit::Reboot)]
+    {
+        provider.end_with(end);
+        // Without a session, in which it could be given a task.
+        assert_eq!(Agent::start(&provider, machine.clone(), options()).end().await.unwrap(), exit);
+    }
+    assert_eq!(provider.registrations(), 2);
+}
+
+#[tokio::test]
 async fn an_agent_that_the_provider_has_forgotten_registers_again() {
     let mut provider = Provider::start().await;
     let machine = Machine::new(4 * MIB);

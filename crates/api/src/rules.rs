@@ -184,6 +184,27 @@ pub(crate) fn mac_immutable() -> Rule {
     .field_path(".bootMACAddress")
 }
 
+/// An approval is not taken back: a server that may be in use would be left as it is, without anybody who looks after it.
+pub(crate) fn approval_stands() -> Rule {
+    rule(
+        "!has(self.approval) || self.approval != 'Pending' || (has(oldSelf.approval) && oldSelf.approval == 'Pending')",
+        "approval does not go back to Pending: annotate the host with ferric.infrastructure.cluster.x-k8s.io/paused to have \
+         it left alone, or delete it",
+    )
+    .field_path(".approval")
+}
+
+/// What nobody approved, nothing uses.
+pub(crate) fn unapproved_is_unused() -> Rule {
+    rule(
+        "!has(self.approval) || self.approval != 'Pending' || !(has(self.consumerRef) || has(self.image) || \
+         (has(self.externallyProvisioned) && self.externallyProvisioned))",
+        "a host that waits for approval is used by nothing: set approval to Approved, or remove consumerRef, image and \
+         externallyProvisioned",
+    )
+    .field_path(".approval")
+}
+
 /// Six hex pairs.
 pub(crate) fn mac() -> Rule {
     rule(

@@ -22,5 +22,5 @@ pub mod v1 {
 
 pub use boot::{BootData, BootDataError};
 pub use net::{NetworkPlan, NetworkPlanError};
-pub use token::{BootToken, TokenError, TokenUse};
+pub use token::{BootToken, DiscoveryToken, TokenError, TokenUse};
 pub use version::{OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, UnsupportedVersion, check_version};

@@ -3,8 +3,12 @@
 //! It is an HMAC over these facts, so that issuing one writes nothing and a restart of the provider loses nothing. It is
 //! spent elsewhere: when an agent's key registers with it, by a compare-and-swap in the host's record.
 //!
+//! A discovery token says less: *somebody with this MAC address, whom nobody enrolled, may tell once what machine it is*.
+//! It is no boot token, whatever is in it: the two are signed apart.
+//!
 //! Layout before base64url: version (1 byte), boot number (8), expiry (8, both big-endian), host (the rest),
-//! HMAC-SHA-256 (32). The host is last, so no length is needed and no two sets of facts have the same bytes.
+//! HMAC-SHA-256 (32). The host is last, so no length is needed and no two sets of facts have the same bytes. A discovery
+//! token has a number in place of the boot number, and a MAC address (6) in place of the host.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::hmac;
@@ -14,6 +18,8 @@ const FIXED: usize = 1 + 8 + 8;
 const TAG: usize = 32;
 /// Longest host name: namespace/name of Kubernetes is at most 63 + 1 + 253.
 const MAX_HOST: usize = 320;
+/// Keeps the HMACs of discovery tokens apart from those of others.
+const DISCOVERY_DOMAIN: &[u8] = b"ferric discovery token\0";
 
 /// What a token is good for. A token of one use is none of the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -95,64 +101,100 @@ impl BootToken {
         if host.is_empty() || host.len() > MAX_HOST {
             return Err(TokenError::HostLength(host.len()));
         }
-        let mut bytes = Vec::with_capacity(FIXED + host.len() + TAG);
-        bytes.push(VERSION);
-        bytes.extend_from_slice(&boot_number.to_be_bytes());
-        bytes.extend_from_slice(&expires.to_be_bytes());
-        bytes.extend_from_slice(host.as_bytes());
-        let tag = hmac::sign(&hmac_key(key), &signed(token_use, &bytes));
-        bytes.extend_from_slice(tag.as_ref());
-        Ok(URL_SAFE_NO_PAD.encode(bytes))
+        Ok(seal(token_use.domain(), key, *boot_number, *expires, host.as_bytes()))
     }
 
-    /// Reads the token of an agent boot. The signature is compared in constant time and before anything else in it is believed; a token is
-    /// expired when `now` (seconds since 1970) has reached its expiry.
+    /// Reads the token of an agent boot. The signature is compared in constant time and before anything else in it is
+    /// believed; a token is expired when `now` (seconds since 1970) has reached its expiry.
     pub fn verify(key: &[u8], token: &str, now: u64) -> Result<Self, TokenError> {
         Self::verify_for(TokenUse::Agent, key, token, now)
     }
 
     /// The same for any use.
     pub fn verify_for(token_use: TokenUse, key: &[u8], token: &str, now: u64) -> Result<Self, TokenError> {
-        if token.len() > (FIXED + MAX_HOST + TAG) * 4 / 3 + 3 {
-            return Err(TokenError::Malformed("too long"));
-        }
-        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| TokenError::Malformed("not base64url"))?;
-        if bytes.len() <= FIXED + TAG {
-            return Err(TokenError::Malformed("too short"));
-        }
-        let (facts, tag) = bytes.split_at(bytes.len() - TAG);
-        hmac::verify(&hmac_key(key), &signed(token_use, facts), tag).map_err(|_| TokenError::BadSignature)?;
-        let parsed = Self::from_facts(facts)?;
-        if now >= parsed.expires {
-            let Self { host, boot_number, expires } = parsed;
+        let Facts { number: boot_number, expires, subject } = open(token_use.domain(), key, token)?;
+        let host = String::from_utf8(subject).map_err(|_| TokenError::Malformed("host is not UTF-8"))?;
+        if now >= expires {
             return Err(TokenError::Expired { host, boot_number, expires, now });
         }
-        Ok(parsed)
+        Ok(Self { host, boot_number, expires })
+    }
+}
+
+/// What a discovery token says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiscoveryToken {
+    /// MAC address of the network card that asked for a boot.
+    pub mac: [u8; 6],
+    /// Number under which the provider remembers that it gave the token.
+    pub number: u64,
+    /// When the token ends, in seconds since 1970.
+    pub expires: u64,
+}
+
+impl DiscoveryToken {
+    /// Makes the token. `key` should have 32 random bytes or more, and may be that of boot tokens.
+    pub fn mint(&self, key: &[u8]) -> String {
+        seal(DISCOVERY_DOMAIN, key, self.number, self.expires, &self.mac)
     }
 
-    fn from_facts(facts: &[u8]) -> Result<Self, TokenError> {
-        let number = |range: std::ops::Range<usize>| {
-            facts
-                .get(range)
-                .and_then(|b| b.try_into().ok())
-                .map(u64::from_be_bytes)
-                .ok_or(TokenError::Malformed("too short"))
-        };
-        if facts.first() != Some(&VERSION) {
-            return Err(TokenError::Malformed("unknown version"));
+    /// Reads a token, as [`BootToken::verify`] does.
+    pub fn verify(key: &[u8], token: &str, now: u64) -> Result<Self, TokenError> {
+        let Facts { number, expires, subject } = open(DISCOVERY_DOMAIN, key, token)?;
+        let mac: [u8; 6] =
+            subject.try_into().map_err(|_| TokenError::Malformed("a MAC address has six bytes"))?;
+        if now >= expires {
+            let host = mac.map(|octet| format!("{octet:02x}")).join(":");
+            return Err(TokenError::Expired { host, boot_number: number, expires, now });
         }
-        let host = facts.get(FIXED..).unwrap_or_default();
-        let host = std::str::from_utf8(host).map_err(|_| TokenError::Malformed("host is not UTF-8"))?;
-        Ok(Self { host: host.to_owned(), boot_number: number(1..9)?, expires: number(9..17)? })
+        Ok(Self { mac, number, expires })
     }
+}
+
+/// What a token of either kind holds.
+struct Facts {
+    number: u64,
+    expires: u64,
+    subject: Vec<u8>,
+}
+
+fn seal(domain: &[u8], key: &[u8], number: u64, expires: u64, subject: &[u8]) -> String {
+    let mut bytes = Vec::with_capacity(FIXED + subject.len() + TAG);
+    bytes.push(VERSION);
+    bytes.extend_from_slice(&number.to_be_bytes());
+    bytes.extend_from_slice(&expires.to_be_bytes());
+    bytes.extend_from_slice(subject);
+    let tag = hmac::sign(&hmac_key(key), &[domain, &bytes].concat());
+    bytes.extend_from_slice(tag.as_ref());
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+fn open(domain: &[u8], key: &[u8], token: &str) -> Result<Facts, TokenError> {
+    if token.len() > (FIXED + MAX_HOST + TAG) * 4 / 3 + 3 {
+        return Err(TokenError::Malformed("too long"));
+    }
+    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| TokenError::Malformed("not base64url"))?;
+    if bytes.len() <= FIXED + TAG {
+        return Err(TokenError::Malformed("too short"));
+    }
+    let (facts, tag) = bytes.split_at(bytes.len() - TAG);
+    hmac::verify(&hmac_key(key), &[domain, facts].concat(), tag).map_err(|_| TokenError::BadSignature)?;
+    let number = |range: std::ops::Range<usize>| {
+        facts
+            .get(range)
+            .and_then(|b| b.try_into().ok())
+            .map(u64::from_be_bytes)
+            .ok_or(TokenError::Malformed("too short"))
+    };
+    if facts.first() != Some(&VERSION) {
+        return Err(TokenError::Malformed("unknown version"));
+    }
+    let subject = facts.get(FIXED..).unwrap_or_default().to_vec();
+    Ok(Facts { number: number(1..9)?, expires: number(9..17)?, subject })
 }
 
 fn hmac_key(key: &[u8]) -> hmac::Key {
     hmac::Key::new(hmac::HMAC_SHA256, key)
-}
-
-fn signed(token_use: TokenUse, facts: &[u8]) -> Vec<u8> {
-    [token_use.domain(), facts].concat()
 }
 
 #[cfg(test)]
@@ -212,7 +254,28 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_discovery_token_ends_too_and_names_whose_it_was() {
+        let facts = DiscoveryToken { mac: [0x52, 0x54, 0, 0, 0, 1], number: 7, expires: 1_000 };
+        let token = facts.mint(KEY);
+        assert_eq!(DiscoveryToken::verify(KEY, &token, 999), Ok(facts));
+        let expired = DiscoveryToken::verify(KEY, &token, 1_000).unwrap_err();
+        assert!(expired.to_string().contains("52:54:00:00:00:01"), "{expired}");
+        assert_eq!(DiscoveryToken::verify(b"other", &token, 5_000), Err(TokenError::BadSignature));
+    }
+
     proptest! {
+        #[test]
+        fn neither_kind_of_token_passes_for_the_other(mac: [u8; 6], host in "\\PC{1,80}", number: u64, expires in 1u64..) {
+            let discovery = DiscoveryToken { mac, number, expires }.mint(KEY);
+            prop_assert_eq!(BootToken::verify(KEY, &discovery, 0), Err(TokenError::BadSignature));
+            // Also where the bytes before the signature could be either.
+            for host in [host, "racks1".to_owned()] {
+                let boot = BootToken { host, boot_number: number, expires }.mint(KEY).unwrap();
+                prop_assert_eq!(DiscoveryToken::verify(KEY, &boot, 0), Err(TokenError::BadSignature));
+            }
+        }
+
         #[test]
         fn what_is_minted_verifies(host in "\\PC{1,80}", boot_number: u64, expires in 1u64.., key: Vec<u8>) {
             let facts = BootToken { host, boot_number, expires };

@@ -68,6 +68,8 @@ pub enum Invitation {
     },
     /// It was told to boot our agent.
     Boot(Files),
+    /// Nobody enrolled it; it may boot our agent to tell what it is.
+    Discovery(Files),
 }
 
 /// An answer.
@@ -136,6 +138,7 @@ pub fn decide(
     let counted = match (facts.client, invitation) {
         (Client::Plain, _) => "address",
         (_, Invitation::Boot(_)) => "boot",
+        (_, Invitation::Discovery(_)) => "discovery",
         // Firmware or iPXE that nobody told to.
         _ => "uninvited",
     };
@@ -188,7 +191,7 @@ fn boot_file(facts: &Facts, invitation: &Invitation) -> Result<Option<BootFile>,
     let files = match invitation {
         Invitation::Unknown => return Ok(None),
         Invitation::Uninvited { nothing } => return Ok(next(facts.client, nothing)),
-        Invitation::Boot(files) => files,
+        Invitation::Boot(files) | Invitation::Discovery(files) => files,
     };
     Ok(match start(facts.client, facts.architecture)? {
         Start::Nothing => None,
@@ -223,6 +226,12 @@ fn start(client: Client, architecture: Option<u16>) -> Result<Start, Unsupported
         (Client::Pxe, Some(7 | 9)) => Start::Tftp(IPXE_EFI),
         (Client::Pxe, _) => return Err(Unsupported),
     })
+}
+
+/// Whether a machine asks for a boot that could be given to it.
+pub fn asks_for_a_boot(facts: &Facts) -> bool {
+    matches!(facts.request, Request::Discover | Request::Request | Request::Inform)
+        && start(facts.client, facts.architecture).is_ok_and(|start| !matches!(start, Start::Nothing))
 }
 
 /// What makes a client go on to the next entry of the boot order at once, whatever its architecture. No program is given to

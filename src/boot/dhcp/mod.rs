@@ -1,7 +1,8 @@
 //! DHCPv4 for machines that boot from the network: beside another server as proxyDHCP, or with addresses of its own.
 //!
 //! A machine is answered only if a host with its boot MAC address is enrolled, and told to boot something only while
-//! that host's boot is begun and no agent has registered for it. [`decide`] is the pure core; [`packet`] reads and
+//! that host's boot is begun and no agent has registered for it; other machines only where the operator wants them to be
+//! discovered. [`decide`] is the pure core; [`packet`] reads and
 //! writes; [`pool`] has the addresses.
 
 pub mod decide;
@@ -20,7 +21,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use self::decide::{Decision, Files, Invitation, Mode, Settings, decide};
+use self::decide::{Decision, Files, Invitation, Mode, Settings, asks_for_a_boot, decide};
 use self::packet::{Facts, Request};
 use self::pool::Pool;
 use super::{BootFile, BootLookup, KnownHost, artifact_url, boot_url};
@@ -124,7 +125,14 @@ impl Shared {
 
     fn respond(&self, facts: &Facts, message: &Message, boot_server_port: bool) -> Option<Vec<u8>> {
         let known = self.lookup.boot_for(facts.mac);
-        let invitation = known.as_ref().map_or(Invitation::Unknown, |known| self.invitation(known));
+        let invitation = match &known {
+            Some(known) => self.invitation(known),
+            // Its agent asks for an address, too, which is not to ask for a boot.
+            None => match self.lookup.discover(facts.mac, asks_for_a_boot(facts)) {
+                Some(token) => Invitation::Discovery(self.files(&token)),
+                None => Invitation::Unknown,
+            },
+        };
         let lease = self.lease(facts, &invitation);
         let Decision { counted, reply } = decide(&self.settings, facts, &invitation, lease, boot_server_port);
         self.lookup.count(counted);
@@ -166,7 +174,7 @@ impl Shared {
         }
     }
 
-    /// The address of an enrolled machine.
+    /// The address of a machine that is enrolled, or being discovered.
     fn lease(&self, facts: &Facts, invitation: &Invitation) -> Option<Ipv4Addr> {
         if self.settings.mode != Mode::Server || *invitation == Invitation::Unknown {
             return None;

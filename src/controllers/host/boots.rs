@@ -7,7 +7,7 @@ use ferric_api::{BareMetalHost, MacAddress};
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 
-use super::{HostContext, system};
+use super::{HostContext, discover, system};
 use crate::boot::{BootLookup, KnownHost, NetworkNotRead, NoSystem, System, token_lifetime};
 use crate::host::uninvited;
 use crate::key::Key;
@@ -50,6 +50,10 @@ impl BootLookup for HostBoots {
         let host = context.senior_twin(&host).unwrap_or(host);
         let token = self.token(&host);
         Some(KnownHost { host, token })
+    }
+
+    fn discover(&self, mac: MacAddress, asks: bool) -> Option<String> {
+        discover::token(&self.context, mac, asks)
     }
 
     fn boot_mac(&self, host: &Key) -> Option<MacAddress> {

@@ -6,12 +6,13 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ferric_api::{BareMetalHost, BareMetalMachine};
-use ferric_bmc::{Bmc, BmcPool};
+use ferric_bmc::{Bmc, BmcPool, SystemFacts};
 use jiff::Timestamp;
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 use url::Url;
 
+use super::discover::Discovery;
 use super::slots::{self, BootSlots};
 use super::system;
 use crate::capi::{Cluster, Machine};
@@ -60,6 +61,8 @@ pub struct HostParts {
     pub pool: Arc<BmcPool>,
     /// Agent boots.
     pub boot: BootSettings,
+    /// Machines that nobody enrolled; `None`: they get nothing.
+    pub discovery: Option<Discovery>,
     /// Settings of plans.
     pub limits: Limits,
     /// Events.
@@ -147,6 +150,11 @@ impl HostContext {
         let mut table = self.table();
         let entry = table.hosts.entry(key.clone()).or_insert_with(|| Remembered::new(Timestamp::now()));
         work(entry)
+    }
+
+    /// What the BMC of a host said of the server, if it was asked by this process.
+    pub(super) fn facts(&self, key: &Key) -> Option<SystemFacts> {
+        self.table().hosts.get(key)?.bmc.facts.as_ref().map(|facts| facts.value.clone())
     }
 
     /// The host from the cache, or as this process wrote it where the cache is behind.

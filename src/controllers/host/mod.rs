@@ -6,6 +6,7 @@
 
 mod boots;
 mod context;
+mod discover;
 mod execute;
 mod hardware;
 mod jobs;
@@ -32,6 +33,7 @@ use tracing::{debug, warn};
 
 pub use boots::HostBoots;
 pub use context::{BootSettings, HostContext, HostParts};
+pub use discover::Discovery;
 pub use pull_secrets::KubePullSecrets;
 pub use registrar::HostRegistrar;
 pub use slots::BootSlots;

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use ferric_api::BareMetalHost;
 use ferric_api::host::{AgentRecord, HostIdentity};
-use ferric_protocol::v1::Inventory;
+use ferric_protocol::DiscoveryToken;
+use ferric_protocol::v1::{Inventory, PowerAction};
 use kube::ResourceExt;
 
-use super::HostContext;
 use super::execute::{self, Outcome};
+use super::{HostContext, discover};
 use crate::deploy::{RegisterError, Registrar};
 use crate::host::RecordWrite;
+use crate::host::duplicates::swapped_uuid;
 use crate::key::Key;
 use crate::patch;
 
@@ -82,6 +84,15 @@ impl Registrar for HostRegistrar {
             };
         }
         Err(RegisterError::Conflict { message: "the host is written by others at the same time".to_owned() })
+    }
+
+    async fn discovered(
+        &self,
+        token: &DiscoveryToken,
+        fingerprint: &str,
+        inventory: &Inventory,
+    ) -> Result<PowerAction, RegisterError> {
+        discover::report(&self.context, token, fingerprint, inventory).await
     }
 
     async fn session_allowed(&self, host: &Key, fingerprint: &str) -> bool {
@@ -165,18 +176,6 @@ fn check_machine(identity: &HostIdentity, inventory: &Inventory) -> Result<(), R
         }
     }
     Ok(())
-}
-
-/// The UUID with the byte order of its first three fields swapped. SMBIOS 2.6 (7.2.1) stores them little-endian, and
-/// firmware and BMCs disagree about which order to print.
-fn swapped_uuid(text: &str) -> Option<String> {
-    let uuid = uuid::Uuid::try_parse(text).ok()?;
-    let (a, b, c, rest) = uuid.as_fields();
-    Some(
-        uuid::Uuid::from_fields(a.swap_bytes(), b.swap_bytes(), c.swap_bytes(), rest)
-            .hyphenated()
-            .to_string(),
-    )
 }
 
 #[cfg(test)]

@@ -47,6 +47,9 @@ fn decide(o: &Observation<'_>) -> Plan {
     {
         return plan;
     }
+    if o.host.spec.waits_for_approval() {
+        return unapproved(o);
+    }
     let Some(bmc) = o.host.spec.bmc.as_ref().filter(|bmc| !bmc.address.is_empty()) else {
         return wait(State::Unmanaged, Wait::new("NoBMC", "spec.bmc.address to be set", LONG));
     };
@@ -144,6 +147,20 @@ fn decide(o: &Observation<'_>) -> Plan {
     }
 }
 
+/// A server that enrolled itself: known, and left alone until an operator decides.
+fn unapproved(o: &Observation<'_>) -> Plan {
+    let message = match &o.duplicate_of {
+        Some(other) => format!(
+            "discovered: to be deleted, for BareMetalHost {other} names the same server, which an operator enrolled"
+        ),
+        None => "discovered: an operator's approval: set spec.bmc and spec.approval to Approved, or delete this host".to_owned(),
+    };
+    let reason = if o.duplicate_of.is_some() { "DuplicateHost" } else { "WaitingForApproval" };
+    let mut plan = wait(State::Unmanaged, Wait::new(reason, message.clone(), LONG));
+    plan.registered = Some((false, reason, message));
+    plan
+}
+
 /// The machine behind a host's BMC, as that reports it.
 fn reported(host: &BareMetalHost, facts: &SystemFacts) -> HostIdentity {
     HostIdentity {
@@ -163,7 +180,7 @@ pub fn is_stranger(host: &BareMetalHost, bmc: &BmcMemory) -> bool {
 /// Where in its life a host is, from spec, record and consumer alone: no reading is needed to tell.
 pub fn state_of(o: &Observation<'_>) -> State {
     let spec = &o.host.spec;
-    if spec.bmc.as_ref().is_none_or(|bmc| bmc.address.is_empty()) {
+    if spec.waits_for_approval() || spec.bmc.as_ref().is_none_or(|bmc| bmc.address.is_empty()) {
         return State::Unmanaged;
     }
     let Some(record) = record(o).filter(|r| r.identity.is_some()) else {

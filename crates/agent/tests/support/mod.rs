@@ -23,7 +23,7 @@ use ferric_protocol::{
     BootData, BootToken, check_version,
     tls::{ClientAuth, certificate_sha256, server_config, spki_sha256},
     v1::{
-        AgentMessage, Disk, Inventory, ProviderMessage, RegisterRequest, RegisterResponse, Task,
+        AgentMessage, Disk, Inventory, PowerAction, ProviderMessage, RegisterRequest, RegisterResponse, Task,
         TaskProgress, TaskResult,
         agent_message::Body,
         agent_service_server::{AgentService, AgentServiceServer},
@@ -156,6 +156,8 @@ struct State {
     /// Refusals to give, first to last, before registrations succeed.
     refuse: Mutex<VecDeque<Status>>,
     refuse_sessions: Mutex<VecDeque<Status>>,
+    /// What whoever registers is told to end with, in place of a session.
+    end: Mutex<PowerAction>,
     registered: Mutex<Vec<(String, Inventory)>>,
     registrations: AtomicUsize,
     sessions: mpsc::UnboundedSender<Session>,
@@ -182,7 +184,11 @@ impl AgentService for Service {
         let token = BootToken::verify(TOKEN_KEY, &request.boot_token, NOW)
             .map_err(|e| Status::permission_denied(e.to_string()))?;
         self.state.registered.lock().unwrap().push((peer, request.inventory.unwrap()));
-        Ok(Response::new(RegisterResponse { host: token.host, heartbeat_seconds: 1 }))
+        Ok(Response::new(RegisterResponse {
+            host: token.host,
+            heartbeat_seconds: 1,
+            end: (*self.state.end.lock().unwrap()).into(),
+        }))
     }
 
     async fn session(
@@ -289,6 +295,7 @@ impl Provider {
         let state = Arc::new(State {
             refuse: Mutex::default(),
             refuse_sessions: Mutex::default(),
+            end: Mutex::default(),
             registered: Mutex::default(),
             registrations: AtomicUsize::new(0),
             sessions: sender,
@@ -319,6 +326,11 @@ impl Provider {
 
     pub fn refuse(&self, statuses: impl IntoIterator<Item = Status>) {
         self.state.refuse.lock().unwrap().extend(statuses);
+    }
+
+    /// Whoever registers from now on is told to end like this.
+    pub fn end_with(&self, end: PowerAction) {
+        *self.state.end.lock().unwrap() = end;
     }
 
     pub fn refuse_sessions(&self, statuses: impl IntoIterator<Item = Status>) {

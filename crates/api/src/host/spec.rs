@@ -39,11 +39,18 @@ use crate::rules;
     validation = rules::live_iso_by_redfish(),
     validation = rules::kernel_not_by_wol(),
     validation = rules::mac_immutable(),
+    validation = rules::approval_stands(),
+    validation = rules::unapproved_is_unused(),
 )]
 pub struct BareMetalHostSpec {
     /// How to reach the server's BMC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bmc: Option<BmcDetails>,
+    /// Whether an operator has approved a server that enrolled itself by discovery. `Pending`: nothing is done to the server,
+    /// its BMC is not spoken to, and nothing may use it. Set it to `Approved`, together with `bmc`, to take the server in; or
+    /// delete the host. Absent: as `Approved`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Approval>,
     /// MAC address of the NIC that the server boots from.
     #[serde(default, rename = "bootMACAddress", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
@@ -103,6 +110,22 @@ pub struct BareMetalHostSpec {
     /// What was done to the server: written by the manager only, lives with the claim under one resourceVersion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<HostRecord>,
+}
+
+impl BareMetalHostSpec {
+    /// Whether an operator has yet to approve the server.
+    pub fn waits_for_approval(&self) -> bool {
+        self.approval == Some(Approval::Pending)
+    }
+}
+
+/// Whether an operator has approved a server that enrolled itself.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Approval {
+    /// Not yet: it is known, and left alone.
+    Pending,
+    /// It is a host like any other.
+    Approved,
 }
 
 /// How to reach a BMC.

@@ -60,7 +60,7 @@ impl AgentService for Service {
         let inventory = request.into_inner().inventory.unwrap();
         let host = inventory.hostname.clone();
         self.0.inventories.lock().unwrap().push(inventory);
-        Ok(Response::new(RegisterResponse { host, heartbeat_seconds: 1 }))
+        Ok(Response::new(RegisterResponse { host, heartbeat_seconds: 1, ..Default::default() }))
     }
 
     async fn session(

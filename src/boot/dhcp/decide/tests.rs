@@ -196,3 +196,31 @@ fn who_boots_uninvited_is_sent_on_at_once_whatever_it_runs_on() {
         }
     }
 }
+
+#[test]
+fn who_is_discovered_gets_what_an_invited_host_gets_under_another_name() {
+    for client in [Client::Plain, Client::Pxe, Client::Http, Client::Ipxe] {
+        for architecture in [None, Some(0), Some(6), Some(7), Some(9), Some(11), Some(16), Some(27)] {
+            for request in [Request::Discover, Request::Request, Request::Inform, Request::Release] {
+                for (mode, port) in [(Mode::Proxy, false), (Mode::Proxy, true), (Mode::Server, false)] {
+                    let facts = facts(request, client, architecture);
+                    let ask = |invitation| decide(&settings(mode), &facts, &invitation, Some(LEASE), port);
+                    let (host, stranger) = (ask(invited()), ask(Invitation::Discovery(files())));
+                    assert_eq!(stranger.reply, host.reply, "{facts:?}");
+                    let counted = if host.counted == "boot" { "discovery" } else { host.counted };
+                    assert_eq!(stranger.counted, counted, "{facts:?}");
+                    // A machine that can boot nothing of ours takes nobody's place.
+                    let boots = host.reply.is_some_and(|reply| reply.boot.is_some());
+                    assert!(!boots || asks_for_a_boot(&facts), "{facts:?}");
+                    let asks = asks_for_a_boot(&facts);
+                    assert!(
+                        !asks
+                            || (client != Client::Plain
+                                && request != Request::Release
+                                && counted != "unsupported")
+                    );
+                }
+            }
+        }
+    }
+}

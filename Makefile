@@ -85,14 +85,13 @@ lab: assets release agent-image ## Virtual servers with BMCs and the provider, k
 	$(call stage,programs of the lab,$(CARGO) build --quiet --package ferric --package ferric-testbed --bins)
 	@exec $(CARGO) run --quiet --package ferric-testbed -- lab
 
+# Some of it only: make test-lab ROWS='boot:: scale::'
+ROWS ?=
 .PHONY: test-lab
 test-lab: assets release agent-image ## What is shown on virtual servers only, all of it (root, QEMU; up to 75 minutes)
 	$(call stage,programs of the lab,$(CARGO) build --quiet --package ferric --bins)
-	$(call stage,virtual servers,$(CARGO) test --quiet --package ferric --test e2e_vm --test vm_lab -- \
-	  --include-ignored --test-threads=1)
-	$(call stage,drives,FERRIC_AGENT_IMAGE='$(CURDIR)/agent-image/virtual' \
-	  FERRIC_AGENT='$(abspath $(AGENT_BUILD)/$(AGENT_TARGET)/release/ferric-agent)' \
-	  $(CARGO) test --quiet --package ferric-agent --test drives_vm -- --ignored --test-threads=1)
+	$(call stage,virtual servers,FERRIC_AGENT_IMAGE='$(CURDIR)/agent-image/virtual' \
+	  $(CARGO) run --quiet --package ferric-testbed -- lab-rows $(ROWS))
 
 .PHONY: demo
 ifeq ($(LAB),1)

@@ -38,6 +38,8 @@ enum Command {
     Demo(DemoOptions),
     /// Starts virtual servers with BMCs and the provider in a network of their own, and keeps them until Ctrl-C.
     Lab(LabArgs),
+    /// Runs what is shown on virtual servers, row after row, and prints a table: exit code 0 if every row passed.
+    LabRows(RowsArgs),
     /// Makes the operating system for virtual servers and prints where its forms are.
     NodeImage,
 }
@@ -66,6 +68,12 @@ struct LabArgs {
     /// Leaves the folder with all logs behind at the end.
     #[arg(long)]
     keep: bool,
+}
+
+#[derive(Args)]
+struct RowsArgs {
+    /// Only rows whose name contains one of these, such as `boot::`.
+    filters: Vec<String>,
 }
 
 #[derive(Args)]
@@ -99,6 +107,13 @@ async fn main() -> ExitCode {
         Command::AgentImage(options) => agent_image(options).await,
         Command::Up(args) => until_signal(serve(args)).await.and_then(|ended| ended.unwrap_or(Ok(()))),
         Command::Lab(args) => lab(&args).await,
+        Command::LabRows(args) => match until_signal(lab::rows::run(&args.filters)).await {
+            Ok(Some(Ok(true))) => Ok(()),
+            Ok(Some(Ok(false))) => return ExitCode::FAILURE,
+            Ok(Some(Err(error))) | Err(error) => Err(error),
+            // As a shell says it of a program that Ctrl-C ended.
+            Ok(None) => return ExitCode::from(130),
+        },
         Command::NodeImage => node_image().await,
         Command::Demo(options) => match show(&options).await {
             Ok(code) => return code,

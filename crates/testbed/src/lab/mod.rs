@@ -7,6 +7,7 @@
 pub mod demo;
 pub mod domain;
 pub mod images;
+pub mod rows;
 pub mod stack;
 pub mod tools;
 pub mod world;

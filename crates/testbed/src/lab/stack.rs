@@ -245,7 +245,7 @@ impl Write for Hashing<'_> {
 
 /// The folder of the agent's kernel, initramfs and boot media. Outside of a lab it is made anew, since what is shown is to
 /// be shown of the present agent.
-async fn agent_image() -> Result<PathBuf> {
+pub(super) async fn agent_image() -> Result<PathBuf> {
     if let Some(given) = std::env::var_os(AGENT_IMAGE).filter(|value| !value.is_empty()) {
         return Ok(given.into());
     }

@@ -25,6 +25,7 @@ mod disks;
 mod images;
 #[path = "../lab/mod.rs"]
 mod lab;
+mod live;
 mod memory;
 mod network;
 mod strangers;

@@ -1,6 +1,6 @@
 //! The operating systems that virtual servers are given: Debian with a kubelet, and one that only says that it is there.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::recipe::Recipe;
 use crate::assets::{Assets, Binary, Module};
@@ -88,6 +88,25 @@ pub async fn tiny_system() -> Result<PathBuf> {
     let folder = match recipe.find()? {
         Some(folder) => folder,
         None => recipe.make(&[]).await?,
+    };
+    Ok(folder.join(recipe.result))
+}
+
+/// The file of a live ISO (UEFI) of the tiny system: its kernel prints `tiny.live`, and nothing is written to a disk.
+pub async fn tiny_iso() -> Result<PathBuf> {
+    let disk = tiny_system().await?;
+    let made_of = disk.parent().and_then(Path::file_name).unwrap_or_default();
+    let recipe = Recipe {
+        // Not tiny-system-…, since what is made anew takes the place of what has the same beginning.
+        name: "live-iso",
+        script: include_str!("tiny_system/live.sh"),
+        pins: made_of.as_encoded_bytes(),
+        result: "tiny.iso",
+        duration: "some seconds",
+    };
+    let folder = match recipe.find()? {
+        Some(folder) => folder,
+        None => recipe.make(std::slice::from_ref(&disk)).await?,
     };
     Ok(folder.join(recipe.result))
 }

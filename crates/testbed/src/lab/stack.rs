@@ -163,7 +163,7 @@ impl LabStack {
         assets.ensure_all(&Binary::ALL).await?;
         assets.ensure_components().await?;
         NodeImage::ensure(&assets).await?;
-        images::tiny_system().await?;
+        images::tiny_iso().await?;
         programs::ensure(Program::Manager).await?;
         agent_image().await?;
         release::folder().await.map(drop)

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::process::{self, find_on_path};
 
 /// What has to be there, and the Debian package that brings it.
-const NEEDED: [(&str, &str); 23] = [
+const NEEDED: [(&str, &str); 24] = [
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
     ("/usr/bin/qemu-img", "qemu-utils"),
     ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"),
@@ -30,6 +30,7 @@ const NEEDED: [(&str, &str); 23] = [
     ("/usr/bin/grub-mkimage", "grub-common"),
     ("/usr/lib/grub/i386-pc/boot.img", "grub-pc-bin"),
     ("/usr/lib/grub/x86_64-efi/normal.mod", "grub-efi-amd64-bin"),
+    ("/usr/bin/xorriso", "xorriso"),
     ("/usr/bin/zstd", "zstd"),
     ("/usr/bin/python3", "python3-venv"),
     ("/usr/bin/unshare", "util-linux"),

@@ -114,7 +114,7 @@ impl BmcAddress {
         &self.path
     }
 
-    /// Query without `?`, or empty: options of the IPMI driver.
+    /// Query without `?`, or empty: options of the IPMI driver; of Redfish, `uuid` and `serial` of the system.
     pub fn query(&self) -> &str {
         &self.query
     }
@@ -128,14 +128,27 @@ impl BmcAddress {
     }
 
     /// What two addresses of the same BMC system have in common, however they are written: transport family, host,
-    /// port and path without a trailing slash.
+    /// port, path without a trailing slash, and the identity of the system where the address names that.
     pub fn system_key(&self) -> String {
         let family = match self.scheme {
             BmcScheme::Ipmi => "ipmi",
             BmcScheme::Wol => "wol",
             _ => "redfish",
         };
-        format!("{family}://{}:{}{}", self.bracketed_host(), self.port, self.path.trim_end_matches('/'))
+        let path = self.path.trim_end_matches('/');
+        format!("{family}://{}:{}{path}{}", self.bracketed_host(), self.port, self.identity_key())
+    }
+
+    /// `uuid` and `serial` of a Redfish address: two blades of one chassis differ in nothing else.
+    fn identity_key(&self) -> String {
+        let mut parts: Vec<String> = self
+            .query
+            .split('&')
+            .filter(|part| self.is_redfish() && (part.starts_with("uuid=") || part.starts_with("serial=")))
+            .map(str::to_ascii_lowercase)
+            .collect();
+        parts.sort();
+        if parts.is_empty() { String::new() } else { format!("?{}", parts.join("&")) }
     }
 
     fn bracketed_host(&self) -> String {

@@ -140,6 +140,20 @@ impl BmcError {
         }
     }
 
+    /// Whether the BMC did not let itself be asked at all: more questions would fail alike.
+    pub(crate) fn is_of_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. }
+                | Self::Timeout { .. }
+                | Self::Unauthorized { .. }
+                | Self::CertificateRejected { .. }
+                | Self::CircuitOpen { .. }
+                | Self::BadOptions { .. }
+                | Self::DriverNotAvailable { .. }
+        )
+    }
+
     /// Reason for a condition or the name of a counter.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -5,18 +5,26 @@
 //! something to a server.
 
 mod breaker;
+mod capture;
 mod counters;
 mod error;
 mod limits;
 mod pool;
+mod quirks;
 mod redfish;
 mod tls;
 mod types;
 
+pub use capture::{Capture, CapturedAnswer};
 pub use counters::{Counters, CountersSnapshot};
 pub use error::BmcError;
 pub use limits::Limits;
 pub use pool::BmcPool;
+pub use quirks::{QuirkError, QuirkMatch, Quirks};
+pub use redfish::{
+    Can, FirmwareFound, Health, ManagerFound, MediaSlot, ProbeOptions, Probed, SecureBoot, Service, Survey,
+    SystemFound, Temperature, Would, probe,
+};
 pub use types::{
     Bmc, BootMethod, BootTarget, ConnectOptions, Credentials, PowerAction, PowerState, SystemFacts,
 };

@@ -7,6 +7,7 @@ use crate::breaker::Refusals;
 use crate::counters::Counters;
 use crate::error::BmcError;
 use crate::limits::Limits;
+use crate::quirks::{Quirks, SharedQuirks};
 use crate::redfish::Redfish;
 use crate::tls::{Clients, sha256};
 use crate::types::{Bmc, ConnectOptions};
@@ -20,6 +21,7 @@ pub struct BmcPool {
     refusals: Arc<Refusals>,
     counters: Arc<Counters>,
     limits: Arc<Limits>,
+    quirks: Arc<SharedQuirks>,
 }
 
 #[derive(Debug)]
@@ -43,7 +45,13 @@ impl BmcPool {
             refusals: Arc::new(Refusals::new(limits.login_pause)),
             counters: Arc::default(),
             limits: Arc::new(limits),
+            quirks: Arc::default(),
         }
+    }
+
+    /// Other quirk rules from now on, for all BMCs. A pool begins with the built-in ones.
+    pub fn set_quirks(&self, quirks: Quirks) {
+        self.quirks.set(quirks);
     }
 
     /// The BMC of a host (`key`: anything that names the host, e.g. its UID). Kept while the options stay the same,
@@ -72,7 +80,9 @@ impl BmcPool {
             return Err(BmcError::DriverNotAvailable { scheme });
         }
         let client = self.clients.get(options, &self.limits)?;
-        Redfish::new(options, client, self.refusals.clone(), self.counters.clone(), self.limits.clone())
+        let Self { refusals, counters, limits, quirks, .. } = self;
+        let (refusals, counters) = (refusals.clone(), counters.clone());
+        Redfish::new(options, client, refusals, counters, limits.clone(), quirks.clone())
     }
 
     /// Drops the BMC of a host that is gone, and ends its session in the background.
@@ -119,14 +129,14 @@ fn close(entry: Option<Entry>) {
 
 /// Equal for equal options; keeps no secret.
 fn fingerprint(options: &ConnectOptions) -> [u8; 32] {
-    let ConnectOptions { address, credentials, ca_pem, insecure } = options;
+    let ConnectOptions { address, credentials, ca_pem, certificate_sha256, insecure } = options;
     let address = address.to_string();
     let (user, password) =
         credentials.as_ref().map_or(("", ""), |it| (it.username.as_str(), it.password.as_str()));
     let mut text = vec![u8::from(credentials.is_some()), u8::from(ca_pem.is_some()), u8::from(*insecure)];
-    for part in
-        [address.as_bytes(), user.as_bytes(), password.as_bytes(), ca_pem.as_deref().unwrap_or_default()]
-    {
+    let pin = certificate_sha256.as_ref().map_or(&[][..], |pin| pin);
+    let ca = ca_pem.as_deref().unwrap_or_default();
+    for part in [address.as_bytes(), user.as_bytes(), password.as_bytes(), ca, pin] {
         text.extend_from_slice(&(part.len() as u64).to_be_bytes());
         text.extend_from_slice(part);
     }

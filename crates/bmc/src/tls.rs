@@ -20,6 +20,14 @@ use crate::types::ConnectOptions;
 #[derive(Debug)]
 pub(crate) struct SharedClient {
     pub(crate) http: reqwest::Client,
+    verifier: Arc<Verifier>,
+}
+
+impl SharedClient {
+    /// SHA-256 of the certificate that was shown last, trusted or not.
+    pub(crate) fn seen(&self) -> Option<[u8; 32]> {
+        *self.verifier.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The shared clients in use.
@@ -41,34 +49,13 @@ impl Clients {
         if let Some(client) = clients.get(&key).and_then(Weak::upgrade) {
             return Ok(client);
         }
-        let client = Arc::new(SharedClient { http: self.build(options, limits)? });
+        let provider = Arc::new(provider::default_provider());
+        let verifier = self.verifier(options, provider.clone())?;
+        let http = build(verifier.clone(), provider, limits)?;
+        let client = Arc::new(SharedClient { http, verifier });
         clients.retain(|_, client| client.strong_count() > 0);
         clients.insert(key, Arc::downgrade(&client));
         Ok(client)
-    }
-
-    fn build(&self, options: &ConnectOptions, limits: &Limits) -> Result<reqwest::Client, BmcError> {
-        let bad = |message: String| BmcError::BadOptions { message };
-        let provider = Arc::new(provider::default_provider());
-        let config = ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .map_err(|error| bad(error.to_string()))?
-            .dangerous()
-            .with_custom_certificate_verifier(self.verifier(options, provider)?)
-            .with_no_client_auth();
-        reqwest::Client::builder()
-            .tls_backend_preconfigured(config)
-            .user_agent(concat!("ferric/", env!("CARGO_PKG_VERSION")))
-            .http1_only()
-            // Redirects are followed by hand, on the same host only: a client would carry the token along.
-            .redirect(reqwest::redirect::Policy::none())
-            // BMCs are on a network of their own; a proxy in the environment is meant for other things.
-            .no_proxy()
-            .connect_timeout(limits.connect)
-            .pool_idle_timeout(limits.idle_connection)
-            .pool_max_idle_per_host(1)
-            .build()
-            .map_err(|error| bad(error.to_string()))
     }
 
     fn verifier(
@@ -76,8 +63,13 @@ impl Clients {
         options: &ConnectOptions,
         provider: Arc<CryptoProvider>,
     ) -> Result<Arc<Verifier>, BmcError> {
+        let verifier =
+            |trust| Arc::new(Verifier { trust, provider: provider.clone(), seen: Mutex::default() });
+        if let Some(pin) = options.certificate_sha256 {
+            return Ok(verifier(Trust::Fingerprint(pin)));
+        }
         if options.insecure {
-            return Ok(Arc::new(Verifier { trust: Trust::Anything, provider }));
+            return Ok(verifier(Trust::Anything));
         }
         let bad = |message: String| BmcError::BadOptions { message };
         let (roots, pinned) = match &options.ca_pem {
@@ -101,7 +93,7 @@ impl Clients {
             let builder = WebPkiServerVerifier::builder_with_provider(roots, provider.clone());
             Some(builder.build().map_err(|error| bad(format!("the CA of the BMC cannot be used: {error}")))?)
         };
-        Ok(Arc::new(Verifier { trust: Trust::Chain { chain, pinned }, provider }))
+        Ok(verifier(Trust::Chain { chain, pinned }))
     }
 
     fn system_roots(&self) -> &Arc<RootCertStore> {
@@ -113,10 +105,40 @@ impl Clients {
     }
 }
 
+fn build(
+    verifier: Arc<Verifier>,
+    provider: Arc<CryptoProvider>,
+    limits: &Limits,
+) -> Result<reqwest::Client, BmcError> {
+    let bad = |message: String| BmcError::BadOptions { message };
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| bad(error.to_string()))?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(config)
+        .user_agent(concat!("ferric/", env!("CARGO_PKG_VERSION")))
+        .http1_only()
+        // Redirects are followed by hand, on the same host only: a client would carry the token along.
+        .redirect(reqwest::redirect::Policy::none())
+        // BMCs are on a network of their own; a proxy in the environment is meant for other things.
+        .no_proxy()
+        .connect_timeout(limits.connect)
+        .pool_idle_timeout(limits.idle_connection)
+        .pool_max_idle_per_host(1)
+        .build()
+        .map_err(|error| bad(error.to_string()))
+}
+
 /// Equal for options that trust alike.
 fn trust_key(options: &ConnectOptions) -> [u8; 32] {
     let mut text = vec![u8::from(options.insecure), u8::from(options.ca_pem.is_some())];
-    if !options.insecure {
+    if let Some(pin) = &options.certificate_sha256 {
+        text.push(2);
+        text.extend_from_slice(pin);
+    } else if !options.insecure {
         text.extend_from_slice(options.ca_pem.as_deref().unwrap_or_default());
     }
     sha256(&text)
@@ -132,6 +154,8 @@ pub(crate) fn sha256(text: &[u8]) -> [u8; 32] {
 #[derive(Debug)]
 enum Trust {
     Anything,
+    /// The certificate with this SHA-256.
+    Fingerprint([u8; 32]),
     Chain {
         /// `None`: there is no root at all.
         chain: Option<Arc<WebPkiServerVerifier>>,
@@ -144,6 +168,8 @@ enum Trust {
 struct Verifier {
     trust: Trust,
     provider: Arc<CryptoProvider>,
+    /// SHA-256 of the certificate that was shown last.
+    seen: Mutex<Option<[u8; 32]>>,
 }
 
 impl ServerCertVerifier for Verifier {
@@ -155,8 +181,14 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        let hash = sha256(end_entity.as_ref());
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(hash);
         match &self.trust {
             Trust::Anything => Ok(ServerCertVerified::assertion()),
+            Trust::Fingerprint(pin) if *pin == hash => Ok(ServerCertVerified::assertion()),
+            Trust::Fingerprint(_) => Err(rustls::Error::InvalidCertificate(
+                rustls::CertificateError::ApplicationVerificationFailure,
+            )),
             Trust::Chain { pinned, .. } if pinned.iter().any(|pin| pin.as_ref() == end_entity.as_ref()) => {
                 Ok(ServerCertVerified::assertion())
             }
@@ -177,7 +209,7 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         match self.trust {
             Trust::Anything => Ok(HandshakeSignatureValid::assertion()),
-            Trust::Chain { .. } => {
+            Trust::Fingerprint(_) | Trust::Chain { .. } => {
                 verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
             }
         }
@@ -191,7 +223,7 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         match self.trust {
             Trust::Anything => Ok(HandshakeSignatureValid::assertion()),
-            Trust::Chain { .. } => {
+            Trust::Fingerprint(_) | Trust::Chain { .. } => {
                 verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
             }
         }

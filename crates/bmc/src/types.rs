@@ -163,6 +163,8 @@ pub struct ConnectOptions {
     pub credentials: Option<Credentials>,
     /// The CA certificates (PEM) that are trusted for this BMC, and no others; the system's roots when absent.
     pub ca_pem: Option<Vec<u8>>,
+    /// Trust the certificate with this SHA-256 fingerprint, and no other, whatever name or dates it carries.
+    pub certificate_sha256: Option<[u8; 32]>,
     /// Accept any certificate.
     pub insecure: bool,
 }

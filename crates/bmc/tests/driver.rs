@@ -284,6 +284,7 @@ async fn drivers_to_come() {
             address: address.parse().unwrap(),
             credentials: None,
             ca_pem: None,
+            certificate_sha256: None,
             insecure: false,
         };
         match pool.get("host", &options).err() {

@@ -328,6 +328,7 @@ async fn a_read_on_a_connection_that_was_just_closed_is_sent_again() {
         address: format!("redfish+http://{address}").parse().unwrap(),
         credentials: None,
         ca_pem: None,
+        certificate_sha256: None,
         insecure: false,
     };
     let pool = BmcPool::default();

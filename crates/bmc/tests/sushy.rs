@@ -12,7 +12,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ferric_bmc::{
-    Bmc, BmcError, BmcPool, BootMethod, BootTarget, ConnectOptions, Credentials, PowerAction, PowerState,
+    Bmc, BmcError, BmcPool, BootMethod, BootTarget, ConnectOptions, Credentials, Limits, PowerAction,
+    PowerState, ProbeOptions, Quirks, probe,
 };
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -121,6 +122,7 @@ impl Emulator {
             address: format!("{scheme}://{}", self.address).parse().unwrap(),
             credentials: None,
             ca_pem: None,
+            certificate_sha256: None,
             insecure: false,
         }
     }
@@ -197,6 +199,40 @@ async fn a_life_over_plain_http() {
 }
 
 #[tokio::test]
+async fn a_probe_and_its_capture() {
+    let emulator = Emulator::start(|_| String::new()).await;
+    let options = |address: ferric_bmc::ConnectOptions| ProbeOptions {
+        connect: address,
+        limits: Limits::default(),
+        quirks: Quirks::default(),
+        capture: true,
+        time: Duration::from_secs(60),
+    };
+    let probed = probe(options(emulator.options("redfish+http"))).await;
+    assert!(probed.error.is_none(), "{:?}", probed.error);
+    let survey = &probed.survey;
+    assert_eq!(survey.system_uuid.as_deref(), Some(UUID));
+    assert_eq!(survey.power, Some("Off"));
+    assert_eq!(survey.can.boot, [BootMethod::VirtualMedia, BootMethod::UefiHttp, BootMethod::Network]);
+    let slot = survey.can.media.iter().find(|slot| slot.chosen).unwrap();
+    assert!(slot.path.ends_with("/VirtualMedia/Cd"), "{slot:?}");
+    assert_eq!(survey.hardware.as_ref().unwrap().nics[0].mac, MAC);
+    assert!(survey.would.iter().any(|would| would.action == "turn off" && would.how == "reset ForceOff"));
+    assert_eq!(survey.quirks, []);
+
+    let capture = probed.capture.unwrap();
+    let text = serde_json::to_string(&capture).unwrap();
+    for leak in [UUID, MAC, &emulator.address.to_string(), "172.22.0.100"] {
+        assert!(!text.contains(leak), "{leak}");
+    }
+    let replay = common::Fake::replay(&capture).await;
+    let again = probe(options(replay.options(""))).await;
+    assert!(again.error.is_none(), "{:?}", again.error);
+    assert_eq!(again.survey.can.boot, survey.can.boot);
+    assert_eq!(again.survey.power, survey.power);
+}
+
+#[tokio::test]
 async fn basic_authentication() {
     let emulator = Emulator::start(|folder| {
         let file = folder.join("htpasswd");
@@ -216,6 +252,10 @@ async fn basic_authentication() {
     assert!(matches!(error, BmcError::Unauthorized { retry_at: Some(_), .. }), "{error}");
     options.credentials = with("secret");
     assert_eq!(pool.get("host", &options).unwrap().probe().await.unwrap().power, PowerState::Off);
+}
+
+fn ring_sha256(der: &[u8]) -> [u8; 32] {
+    ring::digest::digest(&ring::digest::SHA256, der).as_ref().try_into().unwrap()
 }
 
 #[tokio::test]
@@ -242,7 +282,7 @@ async fn certificates() {
         .await
     };
     let pool = BmcPool::default();
-    let probe = |options: ConnectOptions| {
+    let reach = |options: ConnectOptions| {
         let bmc = pool.get("host", &options).unwrap();
         async move { bmc.probe().await }
     };
@@ -254,11 +294,26 @@ async fn certificates() {
     let emulator = serve(bmc.pem(), bmc_key.serialize_pem()).await;
     let base = emulator.options("redfish");
     let with = |pem: String| ConnectOptions { ca_pem: Some(pem.into_bytes()), ..base.clone() };
-    probe(with(ca.pem())).await.unwrap();
-    probe(with(self_signed.cert.pem() + &ca.pem())).await.unwrap();
-    rejected(probe(with(self_signed.cert.pem())).await);
-    rejected(probe(base.clone()).await);
-    probe(ConnectOptions { insecure: true, ..base.clone() }).await.unwrap();
+    reach(with(ca.pem())).await.unwrap();
+    reach(with(self_signed.cert.pem() + &ca.pem())).await.unwrap();
+    rejected(reach(with(self_signed.cert.pem())).await);
+    rejected(reach(base.clone()).await);
+    reach(ConnectOptions { insecure: true, ..base.clone() }).await.unwrap();
+    // By its fingerprint alone, whatever it is for.
+    let digest = ring_sha256(bmc.der());
+    reach(ConnectOptions { certificate_sha256: Some(digest), ..base.clone() }).await.unwrap();
+    rejected(reach(ConnectOptions { certificate_sha256: Some([7; 32]), ..base.clone() }).await);
+    let shown = probe(ProbeOptions {
+        connect: base.clone(),
+        limits: Limits::default(),
+        quirks: Quirks::default(),
+        capture: false,
+        time: Duration::from_secs(60),
+    })
+    .await;
+    assert!(matches!(shown.error, Some(BmcError::CertificateRejected { .. })), "{:?}", shown.error);
+    let colons: Vec<String> = digest.iter().map(|byte| format!("{byte:02X}")).collect();
+    assert_eq!(shown.survey.certificate_sha256.unwrap(), colons.join(":"), "what to trust is shown");
     let error = pool.get("host", &with("no PEM".into())).err().unwrap();
     assert_eq!(error.reason(), "BMCBadOptions");
 
@@ -266,6 +321,6 @@ async fn certificates() {
     let emulator = serve(self_signed.cert.pem(), self_signed.signing_key.serialize_pem()).await;
     let base = emulator.options("redfish");
     let with = |pem: String| ConnectOptions { ca_pem: Some(pem.into_bytes()), ..base.clone() };
-    probe(with(self_signed.cert.pem())).await.unwrap();
-    rejected(probe(with(ca.pem())).await);
+    reach(with(self_signed.cert.pem())).await.unwrap();
+    rejected(reach(with(ca.pem())).await);
 }

@@ -291,8 +291,13 @@ async fn connect(
         };
         ca_pem = Some(pem);
     }
-    let options =
-        ConnectOptions { address, credentials, ca_pem, insecure: bmc.disable_certificate_verification };
+    let options = ConnectOptions {
+        address,
+        credentials,
+        ca_pem,
+        certificate_sha256: None,
+        insecure: bmc.disable_certificate_verification,
+    };
     Ok(context.pool.get(&key.to_string(), &options).map_err(|error| (error.reason(), error.to_string())))
 }
 

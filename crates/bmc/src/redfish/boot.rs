@@ -3,9 +3,11 @@
 use serde_json::{Map, Value, json};
 
 use super::json;
+use crate::quirks::{Enabled, Manner, Mode};
 use crate::types::{BootMethod, BootTarget};
 
-const TARGETS: &str = "/Boot/BootSourceOverrideTarget@Redfish.AllowableValues";
+/// Where a system lists the targets of a boot override.
+pub(crate) const TARGETS: &str = "/Boot/BootSourceOverrideTarget@Redfish.AllowableValues";
 const ENABLED: &str = "/Boot/BootSourceOverrideEnabled@Redfish.AllowableValues";
 
 /// Ways of booting the agent that a system offers, best first. `media`: it has a slot for a virtual CD.
@@ -53,27 +55,29 @@ pub(crate) enum Patch {
     NotSupported(&'static str),
 }
 
-/// What to send for a target, given the system resource as it is.
-pub(crate) fn patch(target: &BootTarget, system: &Value) -> Patch {
+/// What to send for a target, given the system resource as it is and how this BMC wants it.
+pub(crate) fn patch(target: &BootTarget, system: &Value, manner: &Manner) -> Patch {
     match target {
         BootTarget::Disk => disk(system),
-        BootTarget::Network if allows_target(system, "Pxe") => once(system, "Pxe", None),
-        BootTarget::NetworkAlways if allows_target(system, "Pxe") => always(system, "Pxe", None),
+        BootTarget::Network if allows_target(system, "Pxe") => once(system, manner, "Pxe", None),
+        BootTarget::NetworkAlways if allows_target(system, "Pxe") => always(system, manner, "Pxe", None),
         BootTarget::Network | BootTarget::NetworkAlways => {
             Patch::NotSupported("network boot: its boot override has no target Pxe")
         }
         BootTarget::UefiHttp { url } if allows_target(system, "UefiHttp") => {
-            once(system, "UefiHttp", Some(url))
+            once(system, manner, "UefiHttp", Some(url))
         }
         BootTarget::UefiHttpAlways { url } if allows_target(system, "UefiHttp") => {
-            always(system, "UefiHttp", Some(url))
+            always(system, manner, "UefiHttp", Some(url))
         }
         BootTarget::UefiHttp { .. } | BootTarget::UefiHttpAlways { .. } => {
             Patch::NotSupported("UEFI HTTP boot: its boot override has no target UefiHttp")
         }
         BootTarget::VirtualMedia { .. } | BootTarget::LiveMedia { .. } => match media_target(system) {
-            Some(name) if matches!(target, BootTarget::LiveMedia { .. }) => always(system, name, None),
-            Some(name) => once(system, name, None),
+            Some(name) if matches!(target, BootTarget::LiveMedia { .. }) => {
+                always(system, manner, name, None)
+            }
+            Some(name) => once(system, manner, name, None),
             None => {
                 Patch::NotSupported("boot from virtual media: its boot override has no target Cd or UsbCd")
             }
@@ -81,17 +85,22 @@ pub(crate) fn patch(target: &BootTarget, system: &Value) -> Patch {
     }
 }
 
-fn once(system: &Value, target: &str, url: Option<&str>) -> Patch {
-    let enabled = if allows_enabled(system, "Once") { "Once" } else { "Continuous" };
-    overridden(system, enabled, target, url)
+fn once(system: &Value, manner: &Manner, target: &str, url: Option<&str>) -> Patch {
+    let enabled = match manner.enabled {
+        Some(Enabled::Once) => "Once",
+        Some(Enabled::Continuous) => "Continuous",
+        None if allows_enabled(system, "Once") => "Once",
+        None => "Continuous",
+    };
+    overridden(system, manner, enabled, target, url)
 }
 
-fn always(system: &Value, target: &str, url: Option<&str>) -> Patch {
+fn always(system: &Value, manner: &Manner, target: &str, url: Option<&str>) -> Patch {
     let enabled = if allows_enabled(system, "Continuous") { "Continuous" } else { "Once" };
-    overridden(system, enabled, target, url)
+    overridden(system, manner, enabled, target, url)
 }
 
-fn overridden(system: &Value, enabled: &str, target: &str, url: Option<&str>) -> Patch {
+fn overridden(system: &Value, manner: &Manner, enabled: &str, target: &str, url: Option<&str>) -> Patch {
     let mut boot = Map::new();
     boot.insert("BootSourceOverrideEnabled".into(), enabled.into());
     boot.insert("BootSourceOverrideTarget".into(), target.into());
@@ -100,15 +109,18 @@ fn overridden(system: &Value, enabled: &str, target: &str, url: Option<&str>) ->
     }
     // The mode is left as it is, but HTTP boot exists in UEFI mode only.
     let mode = json::text(system, "/Boot/BootSourceOverrideMode");
-    if url.is_some() && mode.is_some_and(|mode| mode != "UEFI") {
-        boot.insert("BootSourceOverrideMode".into(), "UEFI".into());
+    let wanted = if url.is_some() { mode.map(|_| "UEFI") } else { mode };
+    let changes = wanted != mode;
+    if let Some(wanted) = wanted.filter(|_| changes || manner.mode == Some(Mode::Always)) {
+        boot.insert("BootSourceOverrideMode".into(), wanted.into());
     }
     let mut tries = vec![json!({ "Boot": boot.clone() })];
     // Some refuse an override without its mode.
-    if let Some(mode) = mode
-        && !boot.contains_key("BootSourceOverrideMode")
+    if let Some(wanted) = wanted
+        && manner.mode.is_none()
+        && !changes
     {
-        boot.insert("BootSourceOverrideMode".into(), mode.into());
+        boot.insert("BootSourceOverrideMode".into(), wanted.into());
         tries.push(json!({ "Boot": boot }));
     }
     Patch::Try(tries)
@@ -152,10 +164,10 @@ pub(crate) fn settings(system: &Value) -> Option<String> {
     json::link(system, "/@Redfish.Settings/SettingsObject")
 }
 
-/// Whether the override is to be written to the settings resource rather than to the system itself.
-pub(crate) fn settings_take_override(settings: &Value) -> bool {
-    settings.pointer("/Boot/BootSourceOverrideTarget").is_some()
-        || settings.pointer("/Boot/BootSourceOverrideEnabled").is_some()
+/// Whether a system or its settings resource is where the override stands.
+pub(crate) fn takes_override(holder: &Value) -> bool {
+    holder.pointer("/Boot/BootSourceOverrideTarget").is_some()
+        || holder.pointer("/Boot/BootSourceOverrideEnabled").is_some()
 }
 
 #[cfg(test)]
@@ -166,7 +178,7 @@ mod tests {
     const E: &str = "BootSourceOverrideEnabled@Redfish.AllowableValues";
 
     fn tries(target: &BootTarget, boot: Value) -> Vec<Value> {
-        match patch(target, &json!({ "Boot": boot })) {
+        match patch(target, &json!({ "Boot": boot }), &Manner::default()) {
             Patch::Try(tries) => tries.into_iter().map(|mut body| body["Boot"].take()).collect(),
             other => panic!("{other:?}"),
         }
@@ -225,8 +237,37 @@ mod tests {
             BootTarget::UefiHttpAlways { url: url.clone() },
             BootTarget::VirtualMedia { url },
         ] {
-            let answer = patch(&target, &json!({"Boot": {T: ["Hdd"]}}));
+            let answer = patch(&target, &json!({"Boot": {T: ["Hdd"]}}), &Manner::default());
             assert!(matches!(answer, Patch::NotSupported(_)), "{target:?}: {answer:?}");
+        }
+    }
+
+    #[test]
+    fn as_rules_say() {
+        let system = json!({"Boot": {"BootSourceOverrideMode": "Legacy", E: ["Once", "Continuous"]}});
+        let manner = |mode, enabled| {
+            let mut manner = Manner::default();
+            (manner.mode, manner.enabled) = (mode, enabled);
+            manner
+        };
+        let modes = |manner: &Manner, target: &BootTarget| match patch(target, &system, manner) {
+            Patch::Try(tries) => tries
+                .iter()
+                .map(|body| {
+                    body["Boot"].get("BootSourceOverrideMode").and_then(Value::as_str).map(str::to_owned)
+                })
+                .collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        };
+        let (network, http) = (BootTarget::Network, BootTarget::UefiHttp { url: "http://x".into() });
+        let legacy = || Some("Legacy".to_owned());
+        assert_eq!(modes(&manner(None, None), &network), [None, legacy()]);
+        assert_eq!(modes(&manner(Some(Mode::Always), None), &network), [legacy()]);
+        assert_eq!(modes(&manner(Some(Mode::Never), None), &network), [None]);
+        assert_eq!(modes(&manner(Some(Mode::Never), None), &http), [Some("UEFI".to_owned())]);
+        match patch(&network, &system, &manner(None, Some(Enabled::Continuous))) {
+            Patch::Try(tries) => assert_eq!(tries[0]["Boot"]["BootSourceOverrideEnabled"], "Continuous"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -238,7 +279,7 @@ mod tests {
             json!({"Boot": {"BootSourceOverrideEnabled": "Continuous", "BootSourceOverrideTarget": "Hdd"}}),
             json!({"Boot": {"BootSourceOverrideEnabled": "Once", "BootSourceOverrideTarget": "None"}}),
         ] {
-            assert_eq!(patch(&BootTarget::Disk, &clear), Patch::Nothing, "{clear}");
+            assert_eq!(patch(&BootTarget::Disk, &clear, &Manner::default()), Patch::Nothing, "{clear}");
         }
         let set = json!({"BootSourceOverrideEnabled": "Once", "BootSourceOverrideTarget": "Cd"});
         assert_eq!(tries(&BootTarget::Disk, set)[0], json!({"BootSourceOverrideEnabled": "Disabled"}));
@@ -250,7 +291,7 @@ mod tests {
         );
         let stuck = json!({"Boot": {"BootSourceOverrideEnabled": "Continuous", "BootSourceOverrideTarget": "Cd",
             T: ["Cd"], E: ["Continuous"]}});
-        assert!(matches!(patch(&BootTarget::Disk, &stuck), Patch::NotSupported(_)));
+        assert!(matches!(patch(&BootTarget::Disk, &stuck, &Manner::default()), Patch::NotSupported(_)));
     }
 
     #[test]

@@ -13,9 +13,11 @@ use tokio::time::sleep;
 
 use super::http::{Answer, Http, Request};
 use super::json;
+use super::record::Recorder;
 use super::session::{DEFAULT_SESSIONS, Login};
 use super::task::{self, Outcome};
 use crate::error::BmcError;
+use crate::quirks::{IfMatch, Kind};
 
 /// The service root as the standard names it; everything else is found by links.
 const SERVICE_ROOT: &str = "/redfish/v1/";
@@ -23,6 +25,8 @@ const DEFAULT_SYSTEMS: &str = "/redfish/v1/Systems";
 
 /// How often a read that was answered "busy" is repeated.
 const BUSY_RETRIES: u32 = 2;
+/// Most members of a collection that are looked at.
+const MEMBERS: usize = 1024;
 /// Longest pause between two reads, whatever `Retry-After` says.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
@@ -52,14 +56,18 @@ pub(crate) struct Resource {
 pub(crate) struct Client {
     pub(crate) http: Http,
     pub(crate) login: Login,
+    /// What kind of BMC it is, and the rules that follow.
+    pub(crate) kind: Kind,
+    /// Keeps what is read, for a capture.
+    pub(crate) recorder: Option<Recorder>,
     requests: Semaphore,
     root: Mutex<Option<Arc<Root>>>,
 }
 
 impl Client {
-    pub(crate) fn new(http: Http, login: Login) -> Self {
+    pub(crate) fn new(http: Http, login: Login, kind: Kind) -> Self {
         let requests = Semaphore::new(http.limits.concurrency.max(1));
-        Self { http, login, requests, root: Mutex::default() }
+        Self { http, login, kind, recorder: None, requests, root: Mutex::default() }
     }
 
     /// The service root; read once.
@@ -82,7 +90,11 @@ impl Client {
         if answer.status == StatusCode::NOT_FOUND {
             return Err(BmcError::NotSupported { what: "Redfish: it has no service root".into() });
         }
-        let mut root = root_of(&object(answer)?);
+        self.record(SERVICE_ROOT, &answer);
+        let mut json = object(answer)?;
+        self.kind.learn(|identity| identity.learn_root(&json));
+        self.kind.active().mend(SERVICE_ROOT, &mut json);
+        let mut root = root_of(&json);
         if closed {
             root.sessions = None;
         }
@@ -124,9 +136,24 @@ impl Client {
         }
     }
 
-    /// Reads a resource.
+    fn record(&self, link: &str, answer: &Answer) {
+        if let Some(recorder) = &self.recorder {
+            let etag = answer.header(&header::ETAG);
+            recorder.note(link, answer.status.as_u16(), etag, answer.body.as_ref().ok());
+        }
+    }
+
+    /// Reads a resource, and patches it by the rules that fit the BMC.
     pub(crate) async fn get(&self, link: &str) -> Result<Resource, BmcError> {
+        let mut resource = self.get_raw(link).await?;
+        self.kind.active().mend(link, &mut resource.json);
+        Ok(resource)
+    }
+
+    /// Reads a resource as the BMC has it.
+    pub(crate) async fn get_raw(&self, link: &str) -> Result<Resource, BmcError> {
         let answer = self.send(&Request { method: Method::GET, link, body: None, etag: None }).await?;
+        self.record(link, &answer);
         let header = answer.header(&header::ETAG).map(str::to_owned);
         let json = object(answer)?;
         let etag = header.or_else(|| json::string(&json, "/@odata.etag"));
@@ -147,7 +174,18 @@ impl Client {
             let Some(link) = next else { break };
             let page = self.get(&link).await?;
             members.extend(json::members(&page.json, "/Members"));
+            if members.len() >= MEMBERS {
+                tracing::debug!(bmc = %self.http.base, link, "only the first {MEMBERS} members are looked at");
+                members.truncate(MEMBERS);
+                break;
+            }
             next = json::link(&page.json, "/Members@odata.nextLink");
+        }
+        let active = self.kind.active();
+        for member in &mut members {
+            if let Some(inline) = &mut member.inline {
+                active.mend(&member.path, inline);
+            }
         }
         Ok(members)
     }
@@ -194,7 +232,13 @@ impl Client {
         what: &str,
     ) -> Result<(), BmcError> {
         let link = resource.path.as_str();
-        let mut etag = resource.etag.clone();
+        let any = || Some("*".to_owned());
+        let mut etag = match self.kind.active().manner.if_match {
+            None => resource.etag.clone(),
+            Some(IfMatch::None) => None,
+            Some(IfMatch::Any) => any(),
+            Some(IfMatch::Fresh) => self.get(link).await?.etag.or_else(any),
+        };
         let mut reread = false;
         let mut last = None;
         for body in bodies {
@@ -204,6 +248,11 @@ impl Client {
                 let answer = self.send(&request).await?;
                 if answer.ok() {
                     return self.settle(answer, what).await;
+                }
+                if answer.status == StatusCode::PRECONDITION_REQUIRED && !reread {
+                    reread = true;
+                    etag = self.get(link).await?.etag.filter(|_| etag.is_none()).or_else(any);
+                    continue;
                 }
                 if answer.status == StatusCode::PRECONDITION_FAILED && !reread {
                     reread = true;

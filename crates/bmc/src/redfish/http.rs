@@ -319,6 +319,7 @@ fn explain(problem: &rustls::CertificateError) -> String {
         E::NotValidForName | E::NotValidForNameContext { .. } => {
             "it is for another name than the address has"
         }
+        E::ApplicationVerificationFailure => "its fingerprint is another than the one that is trusted",
         _ => return problem.to_string(),
     };
     format!("{words} ({problem})")

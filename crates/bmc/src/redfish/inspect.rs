@@ -58,14 +58,14 @@ fn summary(system: &Value, manager: Option<&Value>) -> HardwareDetails {
 }
 
 /// Reads resources, so many and no more.
-struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     client: &'a Client,
     left: AtomicUsize,
     expand: AtomicBool,
 }
 
 impl<'a> Reader<'a> {
-    async fn new(client: &'a Client) -> Result<Self, BmcError> {
+    pub(crate) async fn new(client: &'a Client) -> Result<Self, BmcError> {
         let expand = client.root().await?.expand;
         let left = client.http.limits.inspect_requests;
         Ok(Self { client, left: AtomicUsize::new(left), expand: AtomicBool::new(expand) })
@@ -81,15 +81,23 @@ impl<'a> Reader<'a> {
         spent
     }
 
-    async fn resource(&self, link: &str) -> Result<Option<Value>, BmcError> {
+    pub(crate) async fn resource(&self, link: &str) -> Result<Option<Value>, BmcError> {
         if !self.spend() {
             return Ok(None);
         }
         Ok(self.client.fact(link).await?.map(|resource| resource.json))
     }
 
+    /// What `value` links to at a pointer.
+    pub(crate) async fn linked(&self, value: &Value, pointer: &str) -> Result<Option<Value>, BmcError> {
+        match json::link(value, pointer) {
+            Some(link) => self.resource(&link).await,
+            None => Ok(None),
+        }
+    }
+
     /// The members of the collection that `value` links to at a pointer.
-    async fn collection(&self, value: &Value, pointer: &str) -> Result<Vec<Value>, BmcError> {
+    pub(crate) async fn collection(&self, value: &Value, pointer: &str) -> Result<Vec<Value>, BmcError> {
         let Some(link) = json::link(value, pointer) else { return Ok(Vec::new()) };
         let members = match self.expanded(&link).await? {
             Some(members) => members,

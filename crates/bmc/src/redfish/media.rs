@@ -93,7 +93,8 @@ pub(crate) fn eject_patches() -> Vec<Value> {
     vec![json!({"Image": null, "Inserted": false}), json!({ "Image": null })]
 }
 
-fn protocol(url: &str) -> Option<&'static str> {
+/// The transfer protocol of a URL, as Redfish names it (`TransferProtocolType`, DSP2046).
+pub(crate) fn protocol(url: &str) -> Option<&'static str> {
     match url.split_once("://")?.0.to_ascii_lowercase().as_str() {
         "http" => Some("HTTP"),
         "https" => Some("HTTPS"),

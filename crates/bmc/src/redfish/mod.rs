@@ -14,9 +14,11 @@ mod media;
 mod power;
 #[cfg(test)]
 mod properties;
-mod quirks;
+mod record;
 mod session;
 mod slots;
+mod survey;
+mod systems;
 mod task;
 
 use std::future::Future;
@@ -26,26 +28,34 @@ use async_trait::async_trait;
 use ferric_api::{HardwareDetails, MacAddress};
 use serde_json::Value;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::breaker::Refusals;
 use crate::counters::Counters;
 use crate::error::BmcError;
 use crate::limits::Limits;
+use crate::quirks::{Kind, SharedQuirks, Through};
 use crate::tls::SharedClient;
 use crate::types::{Bmc, BootTarget, ConnectOptions, PowerAction, PowerState, SystemFacts};
-use client::{Client, Resource, one_fact};
+use client::{Client, Resource};
 use http::Http;
+pub(crate) use identity::{serial as real_serial, uuid as real_uuid};
 use media::Slot;
 use power::Reset;
+pub(crate) use record::Recorded;
 use session::Login;
+pub use survey::{
+    Can, FirmwareFound, Health, ManagerFound, MediaSlot, ProbeOptions, Probed, SecureBoot, Service, Survey,
+    SystemFound, Temperature, Would, probe,
+};
+use systems::Choice;
 
 /// A BMC that speaks Redfish.
 #[derive(Debug)]
 pub(crate) struct Redfish {
     client: Client,
     /// The system that the address names.
-    system_path: Option<Box<str>>,
+    choice: Choice,
     kept: Mutex<Kept>,
     operations: Semaphore,
     /// Changes go one after the other.
@@ -59,6 +69,8 @@ struct Kept {
     reset_types: Option<Arc<[String]>>,
     /// `Some(None)`: there is no slot that takes a CD.
     slot: Option<Option<Arc<Slot>>>,
+    /// Since when the power is known to be off.
+    off_since: Option<Instant>,
 }
 
 impl Redfish {
@@ -68,6 +80,7 @@ impl Redfish {
         refusals: Arc<Refusals>,
         counters: Arc<Counters>,
         limits: Arc<Limits>,
+        quirks: Arc<SharedQuirks>,
     ) -> Result<Self, BmcError> {
         let bad = || BmcError::BadOptions {
             message: format!("{} is no address of a Redfish service", options.address),
@@ -75,13 +88,12 @@ impl Redfish {
         let base = options.address.base_url().ok_or_else(bad)?;
         let login = Login::new(&base, options.credentials.clone(), refusals);
         let base = base.parse().map_err(|_| bad())?;
-        let path = options.address.path().trim_end_matches('/');
-        let names_system = !matches!(path, "" | "/redfish" | "/redfish/v1" | "/redfish/v1/Systems");
+        let choice = Choice::of(&options.address)?;
         let operations = Semaphore::new(limits.queue.max(1));
         let http = Http { client, base, limits, counters, breaker: Default::default() };
         Ok(Self {
-            client: Client::new(http, login),
-            system_path: names_system.then(|| path.into()),
+            client: Client::new(http, login, Kind::new(quirks)),
+            choice,
             kept: Mutex::default(),
             operations,
             changes: tokio::sync::Mutex::default(),
@@ -129,76 +141,6 @@ impl Redfish {
         result
     }
 
-    /// Reads the system, finding it first if need be.
-    async fn system(&self) -> Result<Resource, BmcError> {
-        let kept = self.kept().system.clone();
-        if let Some(path) = kept {
-            match self.client.get(&path).await {
-                Err(BmcError::Unexpected { status: 404, .. }) => {
-                    *self.kept() = Kept::default();
-                    self.client.forget_root();
-                }
-                other => return other.map(mended),
-            }
-        }
-        let path = match &self.system_path {
-            Some(path) => path.to_string(),
-            None => self.only_system().await?,
-        };
-        let system = match self.client.get(&path).await {
-            Err(BmcError::Unexpected { status: 404, .. }) => return Err(self.no_such_system(&path).await?),
-            other => mended(other?),
-        };
-        self.kept().system = Some(path.into());
-        Ok(system)
-    }
-
-    async fn systems(&self) -> Result<Vec<String>, BmcError> {
-        let root = self.client.root().await?;
-        Ok(self.client.members(&root.systems).await?.into_iter().map(|member| member.path).collect())
-    }
-
-    async fn only_system(&self) -> Result<String, BmcError> {
-        let mut systems = self.systems().await?;
-        match (systems.pop(), systems.is_empty()) {
-            (Some(only), true) => Ok(only),
-            (None, _) => Err(BmcError::NoSystem { message: "the BMC names no system".into() }),
-            (Some(last), false) => {
-                systems.push(last);
-                Err(BmcError::NoSystem {
-                    message: format!(
-                        "the BMC has several systems: append the path of one to the address: {}",
-                        systems.join(", ")
-                    ),
-                })
-            }
-        }
-    }
-
-    async fn no_such_system(&self, path: &str) -> Result<BmcError, BmcError> {
-        let systems = one_fact(self.systems().await)?.unwrap_or_default();
-        Ok(BmcError::NoSystem {
-            message: format!("the BMC has no system {path}: it has {}", systems.join(", ")),
-        })
-    }
-
-    /// The manager of the system: the BMC's own resource.
-    async fn manager(&self, system: &Value) -> Result<Option<Resource>, BmcError> {
-        let link = match json::link(system, "/Links/ManagedBy") {
-            Some(link) => link,
-            None => {
-                let root = self.client.root().await?;
-                let Some(managers) = &root.managers else { return Ok(None) };
-                let members = one_fact(self.client.members(managers).await)?.unwrap_or_default();
-                match members.into_iter().next() {
-                    Some(member) => member.path,
-                    None => return Ok(None),
-                }
-            }
-        };
-        self.client.fact(&link).await
-    }
-
     async fn read_facts(&self) -> Result<SystemFacts, BmcError> {
         let system = self.system().await?.json;
         let manager = self.manager(&system).await?.map(|manager| manager.json);
@@ -217,21 +159,26 @@ impl Redfish {
             (None, Some(info)) => self.reset_types(info).await?,
             (None, None) => None,
         };
-        let state = power::state(&system);
+        let state = self.see_power(&system);
+        let manner = &self.client.kind.active().manner;
         let reset_type = match power::choose(action, state, allowed.as_deref()) {
             Reset::Nothing => return Ok(()),
-            Reset::Send(reset_type) => reset_type,
+            Reset::Send(chosen) => power::stand_in(chosen, manner.reset(chosen), state),
             Reset::NotSupported => {
                 let list = allowed.as_deref().unwrap_or_default().join(", ");
                 let what = format!("{action:?} while the power is {state}: it allows {list}");
                 return Err(BmcError::NotSupported { what });
             }
         };
+        let off_since = self.kept().off_since;
+        if let Some(since) = off_since {
+            sleep_until(since + manner.power_off_wait).await;
+        }
         let what = format!("reset {reset_type}");
         match self.client.start(&reset.target, &serde_json::json!({"ResetType": reset_type}), &what).await {
             Err(error @ (BmcError::Unexpected { .. } | BmcError::Busy { .. })) => {
                 // Refused perhaps because it is so by now.
-                let state = power::state(&self.system().await?.json);
+                let state = self.see_power(&self.system().await?.json);
                 match power::choose(action, state, allowed.as_deref()) {
                     Reset::Nothing => Ok(()),
                     _ => Err(error),
@@ -239,6 +186,17 @@ impl Redfish {
             }
             other => other,
         }
+    }
+
+    /// The power in a system resource, remembering since when it is off.
+    fn see_power(&self, system: &Value) -> PowerState {
+        let state = power::state(system);
+        let mut kept = self.kept();
+        kept.off_since = match state {
+            PowerState::Off => kept.off_since.or_else(|| Some(Instant::now())),
+            _ => None,
+        };
+        state
     }
 
     async fn reset_types(&self, info: &str) -> Result<Option<Arc<[String]>>, BmcError> {
@@ -257,7 +215,9 @@ impl Redfish {
         let system = self.system().await?;
         let holder = self.override_holder(&system).await?;
         let holder = holder.as_ref().unwrap_or(&system);
-        let patch = match boot::patch(target, &holder.json) {
+        let says = if boot::takes_override(&holder.json) { holder } else { &system };
+        let manner = &self.client.kind.active().manner;
+        let patch = match boot::patch(target, &says.json, manner) {
             boot::Patch::NotSupported(what) => return Err(BmcError::NotSupported { what: what.into() }),
             patch => patch,
         };
@@ -274,17 +234,22 @@ impl Redfish {
         Ok(())
     }
 
-    /// The settings resource, where the override stands there and not in the system itself.
+    /// The settings resource, where the override is written there and not to the system itself.
     async fn override_holder(&self, system: &Resource) -> Result<Option<Resource>, BmcError> {
-        if boot::settings_take_override(&system.json) {
-            return Ok(None);
+        match self.client.kind.active().manner.through {
+            Some(Through::System) => Ok(None),
+            Some(Through::Settings) => match boot::settings(&system.json) {
+                Some(link) => self.client.fact(&link).await,
+                None => Ok(None),
+            },
+            None if boot::takes_override(&system.json) => Ok(None),
+            None => self.settings(system).await,
         }
-        self.settings(system).await
     }
 
     async fn settings(&self, system: &Resource) -> Result<Option<Resource>, BmcError> {
         let Some(link) = boot::settings(&system.json) else { return Ok(None) };
-        Ok(self.client.fact(&link).await?.filter(|settings| boot::settings_take_override(&settings.json)))
+        Ok(self.client.fact(&link).await?.filter(|settings| boot::takes_override(&settings.json)))
     }
 
     async fn patch_override(
@@ -306,11 +271,6 @@ impl Redfish {
             other => other,
         }
     }
-}
-
-fn mended(mut system: Resource) -> Resource {
-    quirks::mend_system(&mut system.json);
-    system
 }
 
 /// The facts in a system and its manager.
@@ -340,7 +300,7 @@ impl Bmc for Redfish {
     }
 
     async fn power(&self) -> Result<PowerState, BmcError> {
-        let read = async { Ok(power::state(&self.system().await?.json)) };
+        let read = async { Ok(self.see_power(&self.system().await?.json)) };
         self.operation("the power read", read).await
     }
 

@@ -57,6 +57,15 @@ pub(crate) fn choose(action: PowerAction, state: PowerState, allowed: Option<&[S
     }
 }
 
+/// What is sent where a rule says that `sent` stands in for `chosen`. The button toggles: only where the state is known.
+pub(crate) fn stand_in<'a>(chosen: &'a str, sent: &'a str, state: PowerState) -> &'a str {
+    let toggles_well = match chosen {
+        "On" | "ForceOn" => state == PowerState::Off,
+        _ => state == PowerState::On,
+    };
+    if sent == "PushPowerButton" && !toggles_well { chosen } else { sent }
+}
+
 /// The reset action of a system: its target, the allowed types, and where else they may be listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ResetAction {
@@ -87,6 +96,16 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn the_button_stands_in_only_where_the_state_is_known() {
+        let button = |chosen, state| stand_in(chosen, "PushPowerButton", state);
+        assert_eq!(button("On", PowerState::Off), "PushPowerButton");
+        assert_eq!(button("On", PowerState::Unknown), "On");
+        assert_eq!(button("GracefulShutdown", PowerState::On), "PushPowerButton");
+        assert_eq!(button("ForceOff", PowerState::PoweringOff), "ForceOff");
+        assert_eq!(stand_in("ForceRestart", "PowerCycle", PowerState::Unknown), "PowerCycle");
+    }
 
     #[test]
     fn reset_types() {

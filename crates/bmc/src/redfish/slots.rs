@@ -11,6 +11,7 @@ use super::client::{Resource, one_fact};
 use super::json;
 use super::media::{self, Content, Slot};
 use crate::error::BmcError;
+use crate::quirks::InsertBy;
 
 /// Between two looks at a slot that changes.
 const POLL: Duration = Duration::from_millis(500);
@@ -92,11 +93,17 @@ impl Redfish {
             Content::Empty | Content::Unknown => resource,
         };
         let what = "inserting virtual media";
+        let manner = &self.client.kind.active().manner;
+        let bodies = |bodies| manner.insert_bodies(bodies, media::protocol(url));
         match &slot.insert {
-            Some(action) => self.client.post(action, &media::insert_bodies(url), what).await?,
-            None => self.client.patch(&resource, &media::insert_patches(url), what).await?,
+            Some(action) if manner.insert_by != Some(InsertBy::Patch) => {
+                self.client.post(action, &bodies(media::insert_bodies(url)), what).await?;
+            }
+            _ => self.client.patch(&resource, &bodies(media::insert_patches(url)), what).await?,
         }
-        self.see(&slot, "not shown as inserted", |content| *content != Content::Empty).await
+        self.see(&slot, "not shown as inserted", |content| *content != Content::Empty).await?;
+        sleep(manner.settle).await;
+        Ok(())
     }
 
     pub(super) async fn eject(&self, system: &Value) -> Result<(), BmcError> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Method, Request, Response, StatusCode};
-use ferric_bmc::{Bmc, BmcPool, ConnectOptions, Credentials, Limits};
+use ferric_bmc::{Bmc, BmcPool, Capture, ConnectOptions, Credentials, Limits, ProbeOptions, Quirks};
 use serde_json::{Value, json};
 
 /// What was asked.
@@ -97,6 +97,13 @@ impl Fake {
         Self { address, state, task }
     }
 
+    /// The BMC that a capture was made of: what answered well then answers the same, the rest is not there.
+    pub async fn replay(capture: &Capture) -> Self {
+        let good = capture.answers.iter().filter(|(_, answer)| answer.status == 200);
+        Self::start(good.filter_map(|(path, answer)| Some((path.clone(), answer.body.clone()?))).collect())
+            .await
+    }
+
     /// A BMC with one system, one manager and one virtual CD.
     pub async fn simple() -> Self {
         let fake = Self::start(simple_tree()).await;
@@ -135,8 +142,20 @@ impl Fake {
             address: format!("redfish+http://{}{path}", self.address).parse().unwrap(),
             credentials: Some(Credentials { username: "admin".into(), password: "secret".into() }),
             ca_pem: None,
+            certificate_sha256: None,
             insecure: false,
         }
+    }
+}
+
+/// A probe of a fake BMC with the built-in rules.
+pub fn probing(fake: &Fake, path: &str, capture: bool) -> ProbeOptions {
+    ProbeOptions {
+        connect: fake.options(path),
+        limits: Limits::default(),
+        quirks: Quirks::default(),
+        capture,
+        time: Duration::from_secs(120),
     }
 }
 

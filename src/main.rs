@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use ferric::bmc_cli::BmcCommand;
 use ferric::config::Options;
 
 /// Gives memory back after a wave of agents or a fresh list of all objects; glibc's would keep it. Tuned in
@@ -27,6 +28,9 @@ struct Cli {
 enum Command {
     /// Run the provider: controllers, boot server and agent server. Also what runs when the first argument is a flag
     Manager(Box<Options>),
+    /// Ask a BMC by hand, as the provider would
+    #[command(subcommand)]
+    Bmc(BmcCommand),
     /// Print the version
     Version,
 }
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse_from(with_default_command(std::env::args_os()));
     let result = match cli.command {
         Command::Manager(options) => manager(*options),
+        Command::Bmc(command) => bmc(command),
         Command::Version => {
             println!("ferric v{}", env!("CARGO_PKG_VERSION"));
             Ok(())
@@ -70,6 +75,14 @@ fn manager(options: Options) -> anyhow::Result<()> {
     runtime.enable_all().max_blocking_threads(32).build()?.block_on(ferric::manager::run(options))
 }
 
+fn bmc(command: BmcCommand) -> anyhow::Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(ferric::bmc_cli::run(command))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -86,7 +99,7 @@ mod tests {
         for arguments in [&["--leader-elect=false"][..], &["manager", "--leader-elect=false"]] {
             match parse(arguments).unwrap().command {
                 Command::Manager(options) => assert!(!options.leader_elect),
-                Command::Version => panic!("version"),
+                Command::Bmc(_) | Command::Version => panic!("another command"),
             }
         }
     }

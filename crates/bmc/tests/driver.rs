@@ -293,3 +293,46 @@ async fn drivers_to_come() {
         }
     }
 }
+
+#[tokio::test]
+async fn boot_options_stand_in_for_targets() {
+    let (fake, _pool, bmc) = simple().await;
+    let options = "/redfish/v1/Systems/1/BootOptions";
+    let path = "PciRoot(0x1)/MAC(020000000001,0x1)/IPv4(0.0.0.0)";
+    fake.edit(SYSTEM, |system| {
+        let boot = system["Boot"].as_object_mut().unwrap();
+        boot.insert(
+            "BootSourceOverrideTarget@Redfish.AllowableValues".into(),
+            json!(["None", "Hdd", "UefiTarget"]),
+        );
+        boot.insert("BootOptions".into(), json!({"@odata.id": options}));
+    });
+    {
+        let resources = &mut fake.state.lock().unwrap().resources;
+        let members = json!([{"@odata.id": format!("{options}/1")}, {"@odata.id": format!("{options}/2")}]);
+        resources.insert(options.to_lowercase(), json!({ "Members": members }));
+        resources.insert(format!("{options}/1").to_lowercase(), json!({"Id": "1", "Alias": "Hdd"}));
+        let pxe = json!({"Id": "2", "UefiDevicePath": path, "BootOptionReference": "Boot0002"});
+        resources.insert(format!("{options}/2").to_lowercase(), pxe);
+    }
+    assert_eq!(bmc.probe().await.unwrap().boot_methods, [BootMethod::Network], "there is no option of a CD");
+    bmc.set_boot(&BootTarget::Network).await.unwrap();
+    let sent = fake.take().into_iter().find(|asked| asked.method == "PATCH").unwrap();
+    assert_eq!(
+        sent.body["Boot"],
+        json!({"BootSourceOverrideEnabled": "Once", "BootSourceOverrideTarget": "UefiTarget",
+            "UefiTargetBootSourceOverride": path})
+    );
+    let error =
+        bmc.set_boot(&BootTarget::VirtualMedia { url: "http://192.0.2.1/a".into() }).await.unwrap_err();
+    assert!(error.to_string().contains("neither a target nor a boot option"), "{error}");
+
+    // By its reference, where the BMC has that.
+    fake.edit(SYSTEM, |system| {
+        let list = &mut system["Boot"]["BootSourceOverrideTarget@Redfish.AllowableValues"];
+        list.as_array_mut().unwrap().push(json!("UefiBootNext"));
+    });
+    bmc.set_boot(&BootTarget::Network).await.unwrap();
+    let sent = fake.take().into_iter().rfind(|asked| asked.method == "PATCH").unwrap();
+    assert_eq!(sent.body["Boot"]["BootNext"], "Boot0002");
+}

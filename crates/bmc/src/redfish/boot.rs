@@ -35,7 +35,7 @@ fn media_target(system: &Value) -> Option<&'static str> {
 }
 
 /// Whether the BMC lists the target, or lists nothing at all.
-fn allows_target(system: &Value, target: &str) -> bool {
+pub(crate) fn allows_target(system: &Value, target: &str) -> bool {
     json::strings(system, TARGETS).is_none_or(|allowed| allowed.iter().any(|value| value == target))
 }
 

@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::Value;
 
 use super::client::{Client, one_fact};
-use super::{identity, json};
+use super::{adapters, identity, json};
 use crate::error::BmcError;
 
 /// Reads the hardware of a system.
@@ -27,7 +27,10 @@ pub(crate) async fn inspect(
         ram = ram_of_modules(&reader.collection(system, "/Memory").await?);
     }
     let storage = disks(&reader, system).await?;
-    let nics = nics(&interfaces);
+    let mut nics = nics(&interfaces);
+    if nics.is_empty() {
+        nics = adapters::nics(&reader, system).await?;
+    }
     Ok(HardwareDetails {
         ram_mebibytes: ram,
         nics,
@@ -136,7 +139,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn is_absent(value: &Value) -> bool {
+/// Whether a resource says that what it is about is not there.
+pub(crate) fn is_absent(value: &Value) -> bool {
     matches!(json::text(value, "/Status/State"), Some("Absent" | "UnavailableOffline"))
 }
 

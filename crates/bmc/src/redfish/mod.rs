@@ -4,7 +4,9 @@
 //! in a resource of their own, and the virtual media slot. A power read is then one request. A kept path that answers
 //! 404 is looked for again, once.
 
+mod adapters;
 mod boot;
+mod boot_options;
 mod client;
 mod http;
 mod identity;
@@ -36,7 +38,7 @@ use crate::error::BmcError;
 use crate::limits::Limits;
 use crate::quirks::{Kind, SharedQuirks, Through};
 use crate::tls::SharedClient;
-use crate::types::{Bmc, BootTarget, ConnectOptions, PowerAction, PowerState, SystemFacts};
+use crate::types::{Bmc, BootMethod, BootTarget, ConnectOptions, PowerAction, PowerState, SystemFacts};
 use client::{Client, Resource};
 use http::Http;
 pub(crate) use identity::{serial as real_serial, uuid as real_uuid};
@@ -145,7 +147,8 @@ impl Redfish {
         let system = self.system().await?.json;
         let manager = self.manager(&system).await?.map(|manager| manager.json);
         let slot = self.slot(&system, manager.as_ref()).await?;
-        Ok(facts(&system, manager.as_ref(), slot.is_some()))
+        let methods = self.methods(&system, slot.is_some()).await?;
+        Ok(SystemFacts { boot_methods: methods, ..facts(&system, manager.as_ref()) })
     }
 
     async fn change_power(&self, action: PowerAction) -> Result<(), BmcError> {
@@ -217,6 +220,20 @@ impl Redfish {
         let holder = holder.as_ref().unwrap_or(&system);
         let says = if boot::takes_override(&holder.json) { holder } else { &system };
         let manner = &self.client.kind.active().manner;
+        if let Some((alias, by)) = boot_options::wanted(target, &says.json) {
+            if let BootTarget::VirtualMedia { url } | BootTarget::LiveMedia { url } = target {
+                self.insert(&system.json, url).await?;
+            }
+            // After the medium: firmware lists some drives only while something is in them.
+            let Some(option) = self.boot_option(&system.json, alias).await? else {
+                let what = format!(
+                    "boot override {alias}: neither a target nor a boot option of that kind is there"
+                );
+                return Err(BmcError::NotSupported { what });
+            };
+            let bodies: Vec<Value> = boot_options::once(&option, by).into_iter().collect();
+            return self.patch_override(&system, holder, &bodies).await;
+        }
         let patch = match boot::patch(target, &says.json, manner) {
             boot::Patch::NotSupported(what) => return Err(BmcError::NotSupported { what: what.into() }),
             patch => patch,
@@ -232,6 +249,33 @@ impl Redfish {
             self.eject(&system.json).await?;
         }
         Ok(())
+    }
+
+    /// The first boot option of a kind, by the firmware's order.
+    async fn boot_option(&self, system: &Value, alias: &str) -> Result<Option<Value>, BmcError> {
+        let Some(link) = json::link(system, "/Boot/BootOptions") else { return Ok(None) };
+        let reader = inspect::Reader::new(&self.client).await?;
+        let holder = serde_json::json!({ "BootOptions": { "@odata.id": link } });
+        let options = reader.collection(&holder, "/BootOptions").await?;
+        Ok(options.into_iter().find(|option| boot_options::is(option, alias)))
+    }
+
+    /// Ways of booting the agent, best first; also by an option of the firmware's list where the override has no target.
+    async fn methods(&self, system: &Value, media: bool) -> Result<Vec<BootMethod>, BmcError> {
+        let mut methods = boot::methods(system, media);
+        let targets = [
+            (BootMethod::VirtualMedia, BootTarget::VirtualMedia { url: String::new() }, media),
+            (BootMethod::Network, BootTarget::Network, true),
+        ];
+        for (method, target, possible) in targets {
+            if let Some((alias, _)) = boot_options::wanted(&target, system).filter(|_| possible)
+                && self.boot_option(system, alias).await?.is_some()
+            {
+                methods.push(method);
+            }
+        }
+        methods.sort();
+        Ok(methods)
     }
 
     /// The settings resource, where the override is written there and not to the system itself.
@@ -273,8 +317,8 @@ impl Redfish {
     }
 }
 
-/// The facts in a system and its manager.
-fn facts(system: &Value, manager: Option<&Value>, media: bool) -> SystemFacts {
+/// The facts in a system and its manager, but for the ways of booting.
+fn facts(system: &Value, manager: Option<&Value>) -> SystemFacts {
     SystemFacts {
         system_uuid: json::text(system, "/UUID").and_then(identity::uuid),
         serial_number: json::text(system, "/SerialNumber").and_then(identity::serial),
@@ -282,7 +326,7 @@ fn facts(system: &Value, manager: Option<&Value>, media: bool) -> SystemFacts {
         product: json::string(system, "/Model"),
         bmc_firmware: manager.and_then(|manager| json::string(manager, "/FirmwareVersion")),
         power: power::state(system),
-        boot_methods: boot::methods(system, media),
+        boot_methods: Vec::new(),
         macs: json::text(system, "/HostCorrelation/HostMACAddress/0")
             .into_iter()
             .chain((1..8).filter_map(|n| json::text(system, &format!("/HostCorrelation/HostMACAddress/{n}"))))

@@ -5,7 +5,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::{boot, facts, identity, inspect, json, media, power, task};
+use super::{adapters, boot, boot_options, facts, identity, inspect, json, media, power, task};
 use crate::quirks::Manner;
 use crate::types::{BootTarget, PowerAction, PowerState};
 
@@ -72,6 +72,14 @@ const KEYS: &[&str] = &[
     "AllowableValues",
     "HostCorrelation",
     "HostMACAddress",
+    "Ethernet",
+    "PermanentMACAddress",
+    "AssociatedMACAddresses",
+    "AssociatedNetworkAddresses",
+    "CurrentLinkSpeedMbps",
+    "Alias",
+    "UefiDevicePath",
+    "BootOptionReference",
 ];
 
 const TEXTS: &[&str] = &[
@@ -124,7 +132,7 @@ proptest! {
 
     #[test]
     fn nothing_panics(value in any_json(), second in any_json(), status in 200u16..600) {
-        let _ = facts(&value, Some(&second), true);
+        let _ = (facts(&value, Some(&second)), boot::methods(&value, true));
         for target in [
             BootTarget::Disk,
             BootTarget::Network,
@@ -134,6 +142,9 @@ proptest! {
             BootTarget::UefiHttpAlways { url: "http://x".into() },
             BootTarget::LiveMedia { url: "http://x".into() },
         ] {
+            if let Some((alias, by)) = boot_options::wanted(&target, &value) {
+                let _ = (boot_options::is(&second, alias), boot_options::once(&second, by));
+            }
             let _ = boot::patch(&target, &value, &Manner::default());
         }
         let _ = (boot::settings(&value), boot::takes_override(&value));
@@ -146,6 +157,7 @@ proptest! {
             prop_assert!(!action.target.is_empty());
         }
         let _ = power::allowed_of_info(&value, "ResetType");
+        adapters::of(&value);
         inspect::of(&value, Some(&second), &[value.clone(), second.clone()]);
     }
 

@@ -1,6 +1,8 @@
 //! A small BMC for tests: resources from JSON, a log of what was asked, and a hook in front that may answer instead.
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub, missing_docs)]
 
+pub mod trees;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

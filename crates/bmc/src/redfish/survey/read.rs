@@ -32,7 +32,7 @@ impl Redfish {
         let chosen = self.system().await;
         self.list_systems(survey, chosen.as_ref().ok()).await?;
         let system = chosen?;
-        let facts_only = facts(&system.json, None, false);
+        let facts_only = facts(&system.json, None);
         survey.power = Some(facts_only.power.as_str());
         survey.system_uuid = facts_only.system_uuid;
         let manager = self.manager(&system.json).await?;
@@ -88,7 +88,7 @@ impl Redfish {
         let holder = holder.as_ref().unwrap_or(system);
         let says = if boot::takes_override(&holder.json) { &holder.json } else { &system.json };
         Ok(Can {
-            boot: boot::methods(&system.json, slot.is_some()),
+            boot: self.methods(&system.json, slot.is_some()).await?,
             reset_types,
             override_targets: json::strings(says, boot::TARGETS),
             override_path: says.get("Boot").map(|_| holder.path.clone()),

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{Survey, Would};
 use crate::quirks::{InsertBy, Manner};
 use crate::redfish::client::Resource;
-use crate::redfish::{boot, media, power};
+use crate::redfish::{boot, boot_options, media, power};
 use crate::types::{BootMethod, BootTarget, PowerAction, PowerState};
 
 /// A URL of the length and form that a boot has; never fetched.
@@ -41,7 +41,12 @@ pub(super) fn would(system: &Resource, survey: &Survey, manner: Manner) -> Vec<W
             say("insert virtual media", format!("{} by {by}, with {keys}", slot.path));
         }
         let path = survey.can.override_path.as_deref().unwrap_or(&system.path);
-        say(words, in_words(path, boot::patch(&target, &system.json, &manner)));
+        match boot_options::wanted(&target, &system.json) {
+            Some((alias, by)) => {
+                say(words, format!("PATCH {path}: the boot option of kind {alias}, named by {by:?}"))
+            }
+            None => say(words, in_words(path, boot::patch(&target, &system.json, &manner))),
+        }
     }
     list
 }

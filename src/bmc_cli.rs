@@ -192,11 +192,8 @@ fn credentials(
     }
 }
 
-/// A fingerprint of 64 hexadecimal digits, with or without colons.
 fn fingerprint(text: &str) -> anyhow::Result<[u8; 32]> {
-    let digits: String = text.chars().filter(|c| !matches!(c, ':' | ' ')).collect();
-    let bytes = hex::decode(digits).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
-    bytes.with_context(|| {
+    ferric_bmc::certificate_fingerprint(text).with_context(|| {
         format!("--certificate-fingerprint {text:?} is no SHA-256: give 64 hexadecimal digits")
     })
 }
@@ -230,16 +227,6 @@ mod tests {
     }
 
     #[test]
-    fn fingerprints() {
-        let digits = "ab".repeat(32);
-        assert_eq!(fingerprint(&digits).unwrap(), [0xab; 32]);
-        assert_eq!(fingerprint(&vec!["AB"; 32].join(":")).unwrap(), [0xab; 32]);
-        for bad in ["", "ab", &"zz".repeat(32), &"ab".repeat(33)] {
-            assert!(fingerprint(bad).unwrap_err().to_string().contains("is no SHA-256"), "{bad}");
-        }
-    }
-
-    #[test]
     fn credentials_come_from_a_file_or_the_environment() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("password");
@@ -266,5 +253,7 @@ mod tests {
             let error = options(&parse(&[address])).unwrap_err().to_string();
             assert!(error.contains(sentence), "{address}: {error}");
         }
+        let error = options(&parse(&["redfish://x", "--certificate-fingerprint", "ab"])).unwrap_err();
+        assert!(error.to_string().contains("is no SHA-256"), "{error}");
     }
 }

@@ -108,6 +108,25 @@ pub(crate) fn ca_or_unverified() -> Rule {
     )
 }
 
+/// A fingerprint trusts one certificate, and neither what a CA signed nor everything.
+pub(crate) fn fingerprint_alone() -> Rule {
+    rule(
+        "!has(self.certificateFingerprint) || !has(self.caName) && \
+         !(has(self.disableCertificateVerification) && self.disableCertificateVerification)",
+        "bmc.certificateFingerprint excludes bmc.caName and bmc.disableCertificateVerification: keep the fingerprint and \
+         remove them",
+    )
+}
+
+/// SHA-256 in hexadecimal digits.
+pub(crate) fn certificate_fingerprint() -> Rule {
+    rule(
+        "self.matches('^([0-9a-fA-F]{64}|([0-9a-fA-F]{2}:){31}[0-9a-fA-F]{2})$')",
+        "bmc.certificateFingerprint is no SHA-256 fingerprint: give 64 hexadecimal digits, with or without colons between \
+         the bytes, as ferric bmc probe prints them",
+    )
+}
+
 // --- host --------------------------------------------------------------------------------------------------------
 
 /// CEL: this host's address has one of `schemes`.

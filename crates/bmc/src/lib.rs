@@ -25,6 +25,7 @@ pub use redfish::{
     Can, FirmwareFound, Health, ManagerFound, MediaSlot, ProbeOptions, Probed, SecureBoot, Service, Survey,
     SystemFound, Temperature, Would, probe,
 };
+pub use tls::certificate_fingerprint;
 pub use types::{
     Bmc, BootMethod, BootTarget, ConnectOptions, Credentials, PowerAction, PowerState, SystemFacts,
 };

@@ -144,6 +144,20 @@ fn trust_key(options: &ConnectOptions) -> [u8; 32] {
     sha256(&text)
 }
 
+/// A SHA-256 fingerprint of 64 hexadecimal digits, with or without colons or spaces; `None` where it is none.
+pub fn certificate_fingerprint(text: &str) -> Option<[u8; 32]> {
+    let digits: Vec<u32> =
+        text.chars().filter(|c| !matches!(c, ':' | ' ')).map(|c| c.to_digit(16)).collect::<Option<_>>()?;
+    let mut fingerprint = [0; 32];
+    if digits.len() != 2 * fingerprint.len() {
+        return None;
+    }
+    for (byte, pair) in fingerprint.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = pair.iter().fold(0, |byte, digit| byte << 4 | *digit as u8);
+    }
+    Some(fingerprint)
+}
+
 /// SHA-256.
 pub(crate) fn sha256(text: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];
@@ -231,5 +245,26 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fingerprints() {
+        let colons = vec!["aB"; 32].join(":");
+        for (text, expected) in [
+            ("ab".repeat(32).as_str(), Some([0xab; 32])),
+            (colons.as_str(), Some([0xab; 32])),
+            ("", None),
+            ("ab", None),
+            ("zz".repeat(32).as_str(), None),
+            ("ab".repeat(33).as_str(), None),
+            ("é".repeat(64).as_str(), None),
+        ] {
+            assert_eq!(certificate_fingerprint(text), expected, "{text}");
+        }
     }
 }

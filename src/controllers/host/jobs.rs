@@ -291,11 +291,21 @@ async fn connect(
         };
         ca_pem = Some(pem);
     }
+    let mut certificate_sha256 = None;
+    if let Some(text) = &bmc.certificate_fingerprint {
+        certificate_sha256 = ferric_bmc::certificate_fingerprint(text);
+        if certificate_sha256.is_none() {
+            // Not to be taken for none: that would trust the roots of the system.
+            let message =
+                "spec.bmc.certificateFingerprint is no SHA-256 fingerprint: give 64 hexadecimal digits";
+            return Ok(Err(("BMCBadOptions", message.to_owned())));
+        }
+    }
     let options = ConnectOptions {
         address,
         credentials,
         ca_pem,
-        certificate_sha256: None,
+        certificate_sha256,
         insecure: bmc.disable_certificate_verification,
     };
     Ok(context.pool.get(&key.to_string(), &options).map_err(|error| (error.reason(), error.to_string())))

@@ -131,7 +131,11 @@ pub enum Approval {
 /// How to reach a BMC.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = rules::address_needs_credentials(), validation = rules::ca_or_unverified())]
+#[x_kube(
+    validation = rules::address_needs_credentials(),
+    validation = rules::ca_or_unverified(),
+    validation = rules::fingerprint_alone(),
+)]
 pub struct BmcDetails {
     /// `<scheme>://<host>[:port][/path]`; without a scheme `ipmi` is meant. See the docs for the schemes.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -159,6 +163,12 @@ pub struct BmcDetails {
     #[schemars(length(max = 253))]
     #[x_kube(validation = rules::secret_name())]
     pub ca_name: Option<String>,
+    /// SHA-256 fingerprint of the one certificate of the BMC that is trusted, whatever name or dates it carries: 64
+    /// hexadecimal digits, with or without colons between the bytes, as `ferric bmc probe` prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 95))]
+    #[x_kube(validation = rules::certificate_fingerprint())]
+    pub certificate_fingerprint: Option<String>,
 }
 
 /// A Secret in the object's own namespace. There is no namespace field on purpose: a reference that crosses

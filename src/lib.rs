@@ -17,5 +17,6 @@ pub mod key;
 pub mod lease;
 pub mod manager;
 pub mod patch;
+pub mod quirks;
 pub mod telemetry;
 pub mod watch;

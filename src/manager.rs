@@ -29,6 +29,7 @@ use crate::deploy::{self, AgentServer, Hub, ImageCache, Leadership, ProviderKeys
 use crate::discovery;
 use crate::host::Limits;
 use crate::lease::{self, ElectionConfig, LeaderState};
+use crate::quirks;
 use crate::telemetry::{Events, Metrics, health};
 use crate::watch::Watched;
 
@@ -101,6 +102,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         idle_connection: Duration::from_secs(5),
         ..ferric_bmc::Limits::default()
     }));
+    quirks::start(client.clone(), &options.identity_namespace, pool.clone(), events.clone(), &mut tasks);
     let host_context = HostContext::new(HostParts {
         client: client.clone(),
         hosts: caches.hosts.clone(),

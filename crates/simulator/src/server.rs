@@ -1,8 +1,9 @@
 //! One server: its state behind a lock, and the shell that does what the state machine in [`crate::life`] asks for.
 //! An idle server has no task of its own.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ferric_image::CountingDevice;
 use rustls::ServerConfig;
@@ -17,6 +18,7 @@ use crate::journal::{Counters, Journal, JournalEntry, JournalEvent};
 use crate::life::{Action, Event, Exit, Life, Phase, Power, Timer};
 use crate::os::OsStatus;
 use crate::redfish::Sessions;
+use crate::rules::Counts;
 use crate::spec::{ServerSpec, mix};
 
 pub(crate) struct Server {
@@ -24,6 +26,8 @@ pub(crate) struct Server {
     pub(crate) shared: Arc<Shared>,
     inner: Mutex<Inner>,
     tls: OnceLock<Arc<ServerConfig>>,
+    /// A certificate that nobody was told of.
+    other_tls: OnceLock<Arc<ServerConfig>>,
     /// Held by whatever runs on the server; the next to run waits until the one before has let go.
     pub(crate) hardware: tokio::sync::Mutex<()>,
     /// Held by whoever tells the cluster how the node is: "lost" must not come after "ready".
@@ -42,10 +46,49 @@ pub(crate) struct Inner {
     pub(crate) asset_tag: String,
     pub(crate) os: OsStatus,
     pub(crate) disk_bytes_written: u64,
+    /// How often the rules among the faults matched.
+    pub(crate) rule_counts: Counts,
+    /// The BMC restarts, and does not answer before.
+    pub(crate) restarts_until: Option<Instant>,
+    /// When the power became what, newest last: for a BMC that is behind.
+    power_history: VecDeque<(Instant, Power)>,
     /// Ends what runs on the server.
     running: Option<CancellationToken>,
     /// Wakes who waits for the faults to change.
     faults_changed: Option<Arc<tokio::sync::Notify>>,
+}
+
+/// Changes of the power that are kept.
+const POWER_HISTORY: usize = 64;
+
+impl Inner {
+    /// Whether the BMC restarts at the moment.
+    pub(crate) fn restarts(&self) -> bool {
+        self.restarts_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn note_power(&mut self, before: Power) {
+        let now = Instant::now();
+        if self.power_history.is_empty() {
+            // As long ago as matters to anybody who looks back.
+            self.power_history.push_back((now, before));
+        }
+        if self.power_history.len() == POWER_HISTORY {
+            self.power_history.pop_front();
+        }
+        self.power_history.push_back((now, self.life.power));
+    }
+
+    /// The power as the BMC says it.
+    pub(crate) fn reported_power(&self, now: Instant) -> Power {
+        if let Some(lie) = self.faults.power_lies {
+            return lie;
+        }
+        let Some(lag) = self.faults.power_lag_ms.map(Duration::from_millis) else { return self.life.power };
+        let old = |at: &Instant| now.saturating_duration_since(*at) >= lag;
+        let known = self.power_history.iter().rev().find(|(at, _)| old(at)).or(self.power_history.front());
+        known.map_or(self.life.power, |(_, power)| *power)
+    }
 }
 
 /// What a server is doing.
@@ -88,6 +131,7 @@ impl Server {
             shared,
             inner: Mutex::default(),
             tls: OnceLock::new(),
+            other_tls: OnceLock::new(),
             hardware: tokio::sync::Mutex::new(()),
             node_word: tokio::sync::Mutex::new(()),
             counting,
@@ -99,19 +143,20 @@ impl Server {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn tls_config(&self) -> Result<Arc<ServerConfig>> {
-        if let Some(config) = self.tls.get() {
+    pub(crate) fn tls_config(&self, of_authority: bool) -> Result<Arc<ServerConfig>> {
+        let kept = if of_authority { &self.tls } else { &self.other_tls };
+        if let Some(config) = kept.get() {
             return Ok(Arc::clone(config));
         }
-        let config = self.shared.tls.server_config(self.spec.bmc_ip.into())?;
-        Ok(Arc::clone(self.tls.get_or_init(|| config)))
+        let config = self.shared.tls.server_config(self.spec.bmc_ip.into(), of_authority)?;
+        Ok(Arc::clone(kept.get_or_init(|| config)))
     }
 
     /// Counts a connection; how the BMC fails to answer it, if it does.
     pub(crate) fn connected(&self) -> Option<BmcFault> {
         let mut inner = self.lock();
         inner.counters.connections += 1;
-        inner.faults.bmc
+        if inner.restarts() { Some(BmcFault::Unreachable) } else { inner.faults.bmc }
     }
 
     pub(crate) fn faults(&self) -> Faults {
@@ -128,6 +173,7 @@ impl Server {
         }
         inner.journal.push(JournalEvent::Faults { faults: faults.clone() });
         inner.faults = faults;
+        inner.rule_counts = Counts::default();
         if let Some(changed) = inner.faults_changed.take() {
             changed.notify_waiters();
         }
@@ -196,9 +242,16 @@ impl Server {
                 .journal
                 .push(JournalEvent::State { state: "BootMediaFailed".to_owned(), detail: why.clone() });
         }
+        if matches!(event, Event::Due { timer: Timer::Post, .. }) && inner.faults.media_ejects_itself {
+            inner.life.media = None;
+        }
         let (state_before, epoch_before) = (inner.life.state(), inner.life.epoch);
+        let power_before = inner.life.power;
         let (life, actions) = std::mem::take(&mut inner.life).step(event);
         inner.life = life;
+        if power_before != inner.life.power {
+            inner.note_power(power_before);
+        }
         if epoch_before != inner.life.epoch {
             inner.os = OsStatus::default();
         }

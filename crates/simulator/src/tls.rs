@@ -63,16 +63,21 @@ impl FleetTls {
         &self.ca_pem
     }
 
-    /// TLS settings of the BMC at `ip`.
-    pub(crate) fn server_config(&self, ip: IpAddr) -> Result<Arc<ServerConfig>> {
+    /// TLS settings of the BMC at `ip`: with a certificate of the authority, or with one that signed itself.
+    pub(crate) fn server_config(&self, ip: IpAddr, of_authority: bool) -> Result<Arc<ServerConfig>> {
         let failed = |source| Error::Certificate { what: format!("a certificate for {ip}"), source };
         let mut params = CertificateParams::new(vec![ip.to_string()]).map_err(failed)?;
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, format!("bmc {ip}"));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        let certificate = params.signed_by(&self.key, &self.issuer).map_err(failed)?;
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
+        let (certificate, key) = if of_authority {
+            (params.signed_by(&self.key, &self.issuer).map_err(failed)?, self.key.serialize_der())
+        } else {
+            let key = KeyPair::generate().map_err(failed)?;
+            (params.self_signed(&key).map_err(failed)?, key.serialize_der())
+        };
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()

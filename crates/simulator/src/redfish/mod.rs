@@ -78,11 +78,18 @@ async fn connection(stream: TcpStream, server: Arc<Server>) -> io::Result<()> {
         }
         _ => {}
     }
-    let config = server.tls_config().map_err(io::Error::other)?;
+    let of_authority = !server.faults().certificate_changed;
+    let config = server.tls_config(of_authority).map_err(io::Error::other)?;
     let stream = tokio::time::timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(config).accept(stream)).await??;
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         let server = Arc::clone(&server);
-        async move { service::answer(&server, request).await }
+        async move {
+            if server.faults().certificate_changed == of_authority {
+                // It restarted with the other certificate.
+                return Err(Unreachable);
+            }
+            service::answer(&server, request).await
+        }
     });
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())

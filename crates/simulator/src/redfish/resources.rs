@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::config::DiskKind;
-use crate::life::{BootTarget, Life, Phase, ResetType};
+use crate::life::{BootTarget, Life, Phase, Power, ResetType};
 use crate::spec::{DiskSpec, ServerSpec};
 
 /// Root of the tree.
@@ -20,6 +20,8 @@ pub(crate) const SESSIONS: &str = "/redfish/v1/SessionService/Sessions";
 pub(crate) struct View<'a> {
     pub(crate) spec: &'a ServerSpec,
     pub(crate) life: &'a Life,
+    /// Power as the BMC says it.
+    pub(crate) power: Power,
     pub(crate) sessions: &'a [u64],
     pub(crate) now: String,
     pub(crate) asset_tag: &'a str,
@@ -156,7 +158,7 @@ fn computer_system(view: &View<'_>) -> Value {
         "Manufacturer": ServerSpec::MANUFACTURER, "Model": spec.class.model, "SKU": spec.class.name,
         "SerialNumber": spec.serial, "PartNumber": "SIM-1", "AssetTag": view.asset_tag,
         "HostName": view.host_name, "BiosVersion": ServerSpec::BIOS_VERSION,
-        "PowerState": life.power, "Status": healthy(), "IndicatorLED": "Off",
+        "PowerState": view.power, "Status": healthy(), "IndicatorLED": "Off",
         "BootProgress": {"LastState": progress},
         "Boot": {
             "BootSourceOverrideEnabled": life.boot.enabled,
@@ -264,7 +266,7 @@ fn chassis(view: &View<'_>) -> Value {
     json!({
         "@odata.id": "/redfish/v1/Chassis/1", "@odata.type": "#Chassis.v1_22_0.Chassis", "Id": "1",
         "Name": spec.name, "ChassisType": "RackMount", "Manufacturer": ServerSpec::MANUFACTURER,
-        "Model": spec.class.model, "SerialNumber": spec.serial, "PowerState": view.life.power,
+        "Model": spec.class.model, "SerialNumber": spec.serial, "PowerState": view.power,
         "Location": {"Placement": {"Rack": spec.rack}}, "Status": healthy(),
         "Links": {"ComputerSystems": [link(SYSTEM)], "ManagedBy": [link("/redfish/v1/Managers/1")]},
     })
@@ -318,6 +320,7 @@ mod tests {
         let view = View {
             spec: &spec,
             life: &Life::default(),
+            power: Power::Off,
             sessions: &[3],
             now: "2026-01-01T00:00:00Z".to_owned(),
             asset_tag: "",

@@ -1,5 +1,6 @@
 //! One request to one BMC: faults, login, reading, writing.
 
+use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,8 +8,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -18,7 +20,8 @@ use super::resources::{self, ROOT, SESSIONS, View};
 use super::session;
 use crate::fault::BmcFault;
 use crate::journal::JournalEvent;
-use crate::life::Event;
+use crate::life::{Event, Life};
+use crate::rules::{self, Effect};
 use crate::server::{Inner, Server};
 
 /// Largest request body.
@@ -28,9 +31,117 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 const TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
 
 type Answer = Response<Full<Bytes>>;
+/// An answer whose body may take its time.
+pub(crate) type SlowAnswer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 /// Answers one request. An error closes the connection without an answer.
-pub(crate) async fn answer(server: &Arc<Server>, request: Request<Incoming>) -> Result<Answer, Unreachable> {
+pub(crate) async fn answer(
+    server: &Arc<Server>,
+    request: Request<Incoming>,
+) -> Result<SlowAnswer, Unreachable> {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let effect = {
+        let mut inner = server.lock();
+        if inner.restarts() {
+            return Err(Unreachable);
+        }
+        let Inner { faults, rule_counts, .. } = &mut *inner;
+        rule_counts.strike(&faults.rules, &method, &path)
+    };
+    let answer = match effect {
+        None => serve(server, request).await?,
+        Some(Effect::Delay { ms }) => {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            serve(server, request).await?
+        }
+        Some(Effect::Status { status, retry_after }) => {
+            let mut answer = refused(&Refusal::new(status, "GeneralError", "A fault of the simulator."));
+            if let Some(seconds) = retry_after {
+                answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            answer
+        }
+        Some(Effect::DoneButStatus { status }) => {
+            serve(server, request).await?;
+            refused(&Refusal::new(status, "GeneralError", "A fault of the simulator."))
+        }
+        Some(Effect::Close) => return Err(Unreachable),
+        Some(Effect::DoneButClose) => {
+            serve(server, request).await?;
+            return Err(Unreachable);
+        }
+        Some(Effect::DoneButRestart { ms }) => {
+            serve(server, request).await?;
+            let mut inner = server.lock();
+            inner.restarts_until = Some(Instant::now() + Duration::from_millis(ms));
+            inner.sessions.clear();
+            return Err(Unreachable);
+        }
+        Some(Effect::Truncated) => {
+            changed(serve(server, request).await?, |text| {
+                let half = text.len() / 2;
+                text.slice(..half)
+            })
+            .await
+        }
+        Some(Effect::NotJson) => {
+            changed(serve(server, request).await?, |_| Bytes::from_static(b"<html>Please wait.</html>")).await
+        }
+        Some(Effect::Without { places }) => {
+            edited(serve(server, request).await?, |value| rules::without(value, &places)).await
+        }
+        Some(Effect::Merged { patch }) => {
+            edited(serve(server, request).await?, |value| rules::merge(value, &patch)).await
+        }
+        Some(Effect::Trickle { bytes, chunk, pause_ms }) => {
+            return Ok(trickle(bytes, chunk, Duration::from_millis(pause_ms)));
+        }
+    };
+    Ok(answer.map(Full::boxed_unsync))
+}
+
+/// The answer with another body, if it has one.
+async fn changed(answer: Answer, change: impl FnOnce(Bytes) -> Bytes) -> Answer {
+    let (parts, body) = answer.into_parts();
+    let bytes = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let bytes = if bytes.is_empty() { bytes } else { change(bytes) };
+    Response::from_parts(parts, Full::new(bytes))
+}
+
+async fn edited(answer: Answer, edit: impl FnOnce(&mut Value)) -> Answer {
+    changed(answer, |bytes| match serde_json::from_slice::<Value>(&bytes) {
+        Ok(mut value) => {
+            edit(&mut value);
+            Bytes::from(value.to_string())
+        }
+        Err(_) => bytes,
+    })
+    .await
+}
+
+/// A body of white space, in pieces.
+fn trickle(bytes: u64, chunk: u32, pause: Duration) -> SlowAnswer {
+    let chunk = Bytes::from(vec![b' '; chunk.clamp(1, 1 << 20) as usize]);
+    let pieces = futures::stream::unfold(bytes, move |left| {
+        let chunk = chunk.clone();
+        async move {
+            if left == 0 {
+                return None;
+            }
+            if left < bytes {
+                tokio::time::sleep(pause).await;
+            }
+            let now = (chunk.len() as u64).min(left);
+            let piece = chunk.slice(..usize::try_from(now).unwrap_or(0));
+            Some((Ok::<_, Infallible>(Frame::data(piece)), left - now))
+        }
+    });
+    let mut answer = Response::new(StreamBody::new(pieces).boxed_unsync());
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+async fn serve(server: &Arc<Server>, request: Request<Incoming>) -> Result<Answer, Unreachable> {
     let faults = server.faults();
     if let Some(delay) = faults.bmc_delay_ms {
         tokio::time::sleep(Duration::from_millis(delay)).await;
@@ -114,6 +225,9 @@ fn execute(server: &Arc<Server>, inner: &mut Inner, command: Command) -> Result<
                 let message = format!("{reset:?} is not possible while the power is {:?}.", inner.life.power);
                 Refusal::new(409, "ActionNotSupported", message)
             })?;
+            if inner.faults.boot_override_forgotten {
+                inner.life.boot = Life::default().boot;
+            }
             if !inner.faults.power_stuck {
                 server.apply(inner, Event::Reset(reset));
             }
@@ -153,6 +267,9 @@ fn login(server: &Server, inner: &mut Inner, body: &[u8]) -> Answer {
             "The user name or the password is wrong.",
         ));
     }
+    if inner.faults.session_table_full {
+        return refused(&Refusal::new(503, "SessionLimitExceeded", "No session is free."));
+    }
     inner.counters.logins += 1;
     let (id, token) = inner.sessions.open(Instant::now());
     let mut answer = json_answer(StatusCode::CREATED, &resources::session(&server.spec, id));
@@ -174,17 +291,24 @@ fn authorised(server: &Server, inner: &mut Inner, headers: &HeaderMap) -> bool {
     if let Some(token) = headers.get(TOKEN).and_then(|token| token.to_str().ok()) {
         return inner.sessions.accepts(token, Instant::now());
     }
+    if inner.faults.basic_auth_off {
+        return false;
+    }
     let basic = headers.get(header::AUTHORIZATION).and_then(|value| session::basic(value.to_str().ok()?));
     basic.is_some_and(|(user, password)| right(server, inner, &user, &password))
 }
 
 fn look(server: &Server, inner: &Inner, path: &str) -> Option<Value> {
     let sessions = inner.sessions.ids();
+    let offset = jiff::SignedDuration::from_secs(inner.faults.clock_offset_seconds.unwrap_or(0));
+    let now = jiff::Timestamp::now();
+    let now = now.checked_add(offset).unwrap_or(now);
     let view = View {
         spec: &server.spec,
         life: &inner.life,
+        power: inner.reported_power(Instant::now()),
         sessions: &sessions,
-        now: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        now: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         asset_tag: &inner.asset_tag,
         host_name: &inner.os.hostname,
     };

@@ -85,8 +85,8 @@ fn start(folder: &Path, image: &Path, disks: &[PathBuf; 5], arguments: &str) -> 
     let mut command = Command::new("qemu-system-x86_64");
     command.args(["-M", "pc", "-accel", "tcg", "-m", "512", "-display", "none", "-no-reboot"]);
     command.arg("-kernel").arg(image.join("vmlinuz")).arg("-initrd").arg(combined);
-    let network = format!("ferric.net={MAC},10.0.2.15/24");
-    command.args(["-append", &format!("console=ttyS0 quiet {network} {arguments}")]);
+    // An address comes by DHCP. There is no source of random numbers: neither the processor nor a device is one.
+    command.args(["-append", &format!("console=ttyS0 quiet {arguments}")]);
     command.args(["-nic", &format!("user,model=virtio-net-pci,mac={MAC}")]);
     command.arg("-serial").arg(format!("file:{}", folder.join("serial.log").display()));
     for (number, path) in disks.iter().enumerate() {

@@ -12,7 +12,7 @@ use ferric_protocol::{
     BootData, NetworkPlan,
     net::{LinkKind, Mac},
 };
-use rustix::system::RebootCommand;
+use rustix::{rand::GetRandomFlags, system::RebootCommand};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -31,6 +31,8 @@ use super::{
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// How long a machine that cannot go on shows why, before it is switched off.
 const LAST_WORDS: Duration = Duration::from_secs(30);
+/// Random numbers that take longer are told of.
+const RANDOM_LATE: Duration = Duration::from_secs(10);
 /// How long devices get to appear after the last module was loaded.
 const SETTLE: Duration = Duration::from_secs(2);
 /// Between two looks for such devices.
@@ -65,6 +67,7 @@ fn start() -> ! {
         .with_max_level(tracing::Level::INFO)
         .with_writer(|| console::Log)
         .try_init();
+    ready_random();
     let cmdline = sysfs::text("/proc/cmdline");
     let boot = match BootData::parse(&cmdline) {
         Ok(boot) => boot,
@@ -92,6 +95,24 @@ fn start() -> ! {
         Ok(Ok(Exit::PowerOff | Exit::Cancelled)) => end(RebootCommand::PowerOff, "switching off"),
         Ok(Err(error)) => give_up(&error),
         Err(_) => give_up("the agent panicked"),
+    }
+}
+
+/// Sees to it that the kernel has random numbers. Where the processor makes none and there is no other source, nothing begins
+/// to make them but this system call: the kernel then takes the jitter of its clock, for a second or two
+/// (`try_to_generate_entropy` in drivers/char/random.c). Others only wait for them: the `getrandom` crate, in a statically
+/// linked program, polls `/dev/random`, and with it DHCP would wait for ever.
+fn ready_random() {
+    let thread = std::thread::Builder::new().name("random".to_owned());
+    let asked = thread.spawn(|| {
+        let began = std::time::Instant::now();
+        while rustix::rand::getrandom(&mut [0; 1], GetRandomFlags::empty()) == Err(rustix::io::Errno::INTR) {}
+        if began.elapsed() > RANDOM_LATE {
+            say(&format!("random numbers were there after {} s only", began.elapsed().as_secs()));
+        }
+    });
+    if let Err(error) = asked {
+        say(&format!("random numbers may be late: no thread: {error}"));
     }
 }
 

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use super::backoff;
 use super::observation::Limits;
+use super::record::RecordWrite;
 use crate::deploy::images::ImageState;
 
 /// A value and when it was read.
@@ -193,6 +194,17 @@ pub enum BootSet {
     Kernel,
 }
 
+/// A registered agent, as this process knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AgentSeen {
+    /// The number of its boot.
+    pub boot: i64,
+    /// When it was last seen connected; before the first time, when it was first seen registered.
+    pub at: Timestamp,
+    /// Whether it was ever seen connected.
+    pub connected: bool,
+}
+
 /// What is remembered of a host's BMC.
 #[derive(Debug, Clone)]
 pub struct BmcMemory {
@@ -216,8 +228,8 @@ pub struct BmcMemory {
     pub boot: Option<BootSet>,
     /// When this process commanded the power on, or saw the agent boot pending, last.
     pub boot_since: Option<Timestamp>,
-    /// When the agent was last seen connected.
-    pub agent_seen: Option<Timestamp>,
+    /// The registered agent of the current boot.
+    pub agent: Option<AgentSeen>,
     /// When the consumer was first not found.
     pub consumer_missing_since: Option<Timestamp>,
     /// The job that is running.
@@ -248,7 +260,7 @@ impl BmcMemory {
             network_secret: None,
             boot: None,
             boot_since: None,
-            agent_seen: None,
+            agent: None,
             consumer_missing_since: None,
             running: None,
             failure: None,
@@ -358,6 +370,31 @@ impl BmcMemory {
     ) {
         let count = self.failure.as_ref().map_or(0, |f| f.count) + 1;
         self.failure = Some(Failure { reason, message, count, at: now, not_before, from_bmc, cheap: false });
+    }
+
+    /// Notes a change of the record. What has failed on the way to a clean or a running machine is over then.
+    pub fn wrote(&mut self, write: &RecordWrite) {
+        match write {
+            RecordWrite::Cleaned { .. } => {
+                self.attempt = 0;
+                // Whether the BMC answers is not known by that.
+                self.failure.take_if(|failure| !failure.from_bmc);
+            }
+            RecordWrite::StartDisk { .. } => {
+                self.attempt = 0;
+                self.failure = None;
+            }
+            RecordWrite::BeginBoot { .. } => self.attempt = 0,
+            RecordWrite::ClearRetry => self.failure = None,
+            _ => {}
+        }
+    }
+
+    /// Notes of which boot an agent is registered, if any, and whether it is connected. When the agent of an earlier boot was
+    /// there says nothing about this one.
+    pub fn see_agent(&mut self, registered: Option<i64>, connected: bool, now: Timestamp) {
+        let known = self.agent.filter(|known| Some(known.boot) == registered && !connected);
+        self.agent = registered.map(|boot| known.unwrap_or(AgentSeen { boot, at: now, connected }));
     }
 
     /// Power as last read.

@@ -171,10 +171,10 @@ async fn after_write(
     context: &HostContext,
     write: &RecordWrite,
 ) -> Result<(), ReconcileError> {
+    context.with(key, |r| r.bmc.wrote(write));
     match write {
         RecordWrite::Cleaned { keep_agent, .. } => {
             hardware::save_evidence(key, context).await?;
-            context.with(key, |r| r.bmc.attempt = 0);
             if *keep_agent { acknowledge(key, context) } else { context.end_agent(key) }
         }
         RecordWrite::StartDisk { .. } => {
@@ -184,19 +184,13 @@ async fn after_write(
                 tracing::warn!(host = %key, %error, "what the agent saw is not saved");
             }
             acknowledge(key, context);
-            context.with(key, |r| {
-                r.bmc.attempt = 0;
-                r.bmc.failure = None;
-                r.slot = None;
-            });
+            context.with(key, |r| r.slot = None);
         }
         RecordWrite::FinishWrite { .. } => acknowledge(key, context),
         RecordWrite::Release | RecordWrite::Forget | RecordWrite::EndBoot | RecordWrite::Abandon { .. } => {
             context.end_agent(key);
         }
-        RecordWrite::BeginBoot { .. } => context.with(key, |r| r.bmc.attempt = 0),
         RecordWrite::ClearRetry => {
-            context.with(key, |r| r.bmc.failure = None);
             if let Some(desired) = context.consumer(host).desired() {
                 let (image, initrd) = live::files(&desired.image);
                 for file in [Some(image), initrd].into_iter().flatten() {

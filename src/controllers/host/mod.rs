@@ -174,6 +174,8 @@ fn observe(host: &BareMetalHost, key: &Key, context: &HostContext) -> (Plan, Bmc
     let unwritten = host.spec.record.as_ref().is_some_and(|r| {
         r.identity.is_some() && r.image.as_ref().is_none_or(|i| i.write_finished_at.is_none())
     });
+    let current = host.spec.record.as_ref().and_then(|r| r.agent.as_ref()).filter(|agent| !agent.ended);
+    let registered = current.filter(|agent| agent.key_fingerprint.is_some()).map(|agent| agent.boot_number);
     // What the BMC fetches itself is not fetched here.
     let wanted = consumer.desired().filter(|desired| {
         unwritten && live::is_fetched(&desired.image) && context.senior_twin(key).is_none()
@@ -184,8 +186,8 @@ fn observe(host: &BareMetalHost, key: &Key, context: &HostContext) -> (Plan, Bmc
         let network = host.spec.preprovisioning_network_data_name.as_deref();
         r.bmc.use_network(network.filter(|name| !name.is_empty()));
         r.bmc.see_image(image.as_ref());
+        r.bmc.see_agent(registered, agent.as_ref().is_some_and(|a| Some(a.boot_number) == registered), now);
         if agent.is_some() {
-            r.bmc.agent_seen = Some(now);
             r.slot = None;
         }
         r.bmc.consumer_missing_since = match consumer {

@@ -21,14 +21,14 @@ pub(super) fn agent<'a>(o: &'a Observation<'_>, state: State) -> Result<&'a Agen
     }
     let number = current.boot_number;
     if current.key_fingerprint.is_some() {
-        let since = o.bmc.agent_seen.unwrap_or(o.bmc.since);
-        let deadline = after(since, o.limits.agent_away);
+        let seen = o.bmc.agent.filter(|seen| seen.boot == number);
+        let deadline = after(seen.map_or(o.now, |seen| seen.at), o.limits.agent_away);
         if o.now >= deadline {
             let message = format!("the agent of boot {number} did not come back; the server is booted anew");
             return Err(Box::new(act(state, Action::BootFailed { message })));
         }
         // Not "again" before this process has seen it: it has registered only, or this process is new.
-        let again = if o.bmc.agent_seen.is_some() { " again" } else { "" };
+        let again = if seen.is_some_and(|seen| seen.connected) { " again" } else { "" };
         let waiting = Wait::new(
             "AgentAway",
             format!("the agent of boot {number} to connect{again}"),

@@ -192,9 +192,7 @@ impl World {
                 self.write(&RecordWrite::Inspected);
             }
             Action::Write { write, .. } => {
-                if *write == RecordWrite::ClearRetry {
-                    self.memory.failure = None;
-                }
+                self.memory.wrote(write);
                 self.write(write);
             }
             Action::LearnPorts => {
@@ -383,6 +381,57 @@ impl World {
             self.now = after(self.now, Duration::from_millis(100));
         }
         panic!("the host does not settle: {:#?}", self.steps);
+    }
+}
+
+#[test]
+fn a_host_that_was_cleaned_in_the_end_has_no_failure_left() {
+    let mut world = World::new();
+    world.memory.fail("AgentBootFailed".to_owned(), "x".to_owned(), None, false, world.now);
+    let plan = world.settle(|_| false);
+    assert_eq!(plan.state, State::Available, "{:#?}", world.steps);
+    assert_eq!(world.memory.failure, None, "nobody would claim it");
+}
+
+#[test]
+fn an_agent_that_has_just_registered_is_waited_for_however_long_the_last_one_is_gone() {
+    let mut world = World::new();
+    world.settle(|_| false);
+    let first = world.host.spec.record.as_ref().unwrap().agent.as_ref().unwrap().boot_number;
+    world.memory.see_agent(Some(first), true, world.now);
+    world.memory.see_agent(None, false, world.now);
+    world.now = after(world.now, Duration::from_secs(86_400));
+    world.claim();
+    let registered = |world: &World| {
+        let agent = world.host.spec.record.as_ref().unwrap().agent.clone().unwrap();
+        (agent.boot_number > first && agent.key_fingerprint.is_some()).then_some(agent.boot_number)
+    };
+    while registered(&world).is_none() {
+        let Step::Act(action) = world.plan().step else { panic!("{:#?}", world.steps) };
+        world.act(&action);
+    }
+    let boot = registered(&world);
+    // Its session is not there yet.
+    world.running = Running::Disk;
+    let limit = Limits::default().agent_away;
+    for (passed, connected, away) in [
+        (Duration::ZERO, false, false),
+        (limit - Duration::from_secs(1), false, false),
+        (limit, false, true),
+        // It was there, and is gone.
+        (limit, true, false),
+        (limit * 2 - Duration::from_secs(1), false, false),
+        (limit * 2, false, true),
+    ] {
+        let begun = world.now;
+        world.now = after(begun, passed);
+        world.memory.see_agent(boot, connected, world.now);
+        match world.plan().step {
+            Step::Act(Action::BootFailed { .. }) => assert!(away, "{passed:?}"),
+            Step::Wait(wait) => assert!(wait.reason == "AgentAway" && !away, "{passed:?}: {wait:?}"),
+            other => panic!("{passed:?}: {other:?}"),
+        }
+        world.now = begun;
     }
 }
 

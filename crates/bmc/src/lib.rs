@@ -6,6 +6,8 @@
 
 mod breaker;
 mod capture;
+#[cfg(test)]
+mod cases;
 mod counters;
 mod error;
 mod limits;

@@ -5,6 +5,8 @@
 
 mod literals;
 mod names;
+#[cfg(test)]
+mod properties;
 mod redact;
 mod scan;
 

@@ -97,7 +97,7 @@ fn numbered(mut rules: Vec<Value>) -> Value {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1500) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(crate::cases::cases(1000)) })]
 
     #[test]
     fn any_rules_on_any_document(rules in vec(any_rule(), 0..6), mut document in any_json()) {

@@ -88,6 +88,43 @@ pub(crate) fn insert_patches(url: &str) -> Vec<Value> {
     vec![json!({"Image": url, "Inserted": true, "WriteProtected": true}), json!({ "Image": url })]
 }
 
+/// An image's URL without user and password, and these: BMCs take them as keys of their own (`UserName` and `Password` of
+/// `InsertMedia`, DSP2046), and would show them to every reader in `Image`.
+pub(crate) fn without_login(url: &str) -> (String, Option<(String, String)>) {
+    let plain = || (url.to_owned(), None);
+    let Ok(mut parsed) = url::Url::parse(url) else { return plain() };
+    if parsed.username().is_empty() && parsed.password().is_none() {
+        return plain();
+    }
+    let decoded = |text: &str| percent_decoded(text);
+    let login = (decoded(parsed.username()), decoded(parsed.password().unwrap_or_default()));
+    if parsed.set_username("").is_err() || parsed.set_password(None).is_err() {
+        return plain();
+    }
+    (parsed.into(), Some(login))
+}
+
+/// A part of a URL as it was meant.
+fn percent_decoded(text: &str) -> String {
+    // A form's plus is a space; a user's is a plus.
+    let form = format!("x={}", text.replace('+', "%2B").replace('&', "%26"));
+    url::form_urlencoded::parse(form.as_bytes())
+        .map(|(_, value)| value.into_owned())
+        .next()
+        .unwrap_or_default()
+}
+
+/// Bodies with user and password, where there are any.
+pub(crate) fn with_login(mut bodies: Vec<Value>, login: Option<&(String, String)>) -> Vec<Value> {
+    if let Some((user, password)) = login {
+        for body in bodies.iter_mut().filter_map(Value::as_object_mut) {
+            body.insert("UserName".into(), user.as_str().into());
+            body.insert("Password".into(), password.as_str().into());
+        }
+    }
+    bodies
+}
+
 /// Bodies for ejecting by changing the resource.
 pub(crate) fn eject_patches() -> Vec<Value> {
     vec![json!({"Image": null, "Inserted": false}), json!({ "Image": null })]
@@ -151,6 +188,24 @@ mod tests {
         ] {
             assert_eq!(content(&resource), expected, "{resource}");
         }
+    }
+
+    #[test]
+    fn logins_are_no_part_of_the_image() {
+        for (url, plain, login) in [
+            ("https://x/y.iso", "https://x/y.iso", None),
+            ("//srv/share", "//srv/share", None),
+            ("https://u:p%20w+%26@x/y.iso?z", "https://x/y.iso?z", Some(("u", "p w+&"))),
+            ("http://u@x/y", "http://x/y", Some(("u", ""))),
+        ] {
+            let (found, it) = without_login(url);
+            assert_eq!(found, plain);
+            assert_eq!(it.as_ref().map(|(user, password)| (user.as_str(), password.as_str())), login);
+        }
+        let login = ("u".to_owned(), "p".to_owned());
+        let bodies = with_login(insert_bodies("https://x/y"), Some(&login));
+        assert!(bodies.iter().all(|body| body["UserName"] == "u" && body["Password"] == "p"));
+        assert_eq!(with_login(insert_bodies("https://x/y"), None), insert_bodies("https://x/y"));
     }
 
     #[test]

@@ -128,7 +128,7 @@ fn any_json() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(crate::cases::cases(2000)) })]
 
     #[test]
     fn nothing_panics(value in any_json(), second in any_json(), status in 200u16..600) {

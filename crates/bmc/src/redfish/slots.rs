@@ -79,6 +79,8 @@ impl Redfish {
                 kept.slot = None;
             }
         }
+        let (url, login) = media::without_login(url);
+        let url = url.as_str();
         let Some((slot, resource)) = self.open_slot(system).await? else {
             return Err(BmcError::NotSupported {
                 what: "virtual media: it has no slot that takes a CD".into(),
@@ -94,7 +96,8 @@ impl Redfish {
         };
         let what = "inserting virtual media";
         let manner = &self.client.kind.active().manner;
-        let bodies = |bodies| manner.insert_bodies(bodies, media::protocol(url));
+        let bodies =
+            |bodies| manner.insert_bodies(media::with_login(bodies, login.as_ref()), media::protocol(url));
         match &slot.insert {
             Some(action) if manner.insert_by != Some(InsertBy::Patch) => {
                 self.client.post(action, &bodies(media::insert_bodies(url)), what).await?;

@@ -100,11 +100,7 @@ impl Row {
     }
 
     pub async fn patch(&self, patch: Value) {
-        self.patch_named(HOST, patch).await;
-    }
-
-    pub async fn patch_named(&self, name: &str, patch: Value) {
-        self.hosts().patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+        self.hosts().patch(HOST, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
     }
 
     pub async fn reach(&mut self, what: &str, wanted: impl Fn(&BareMetalHost) -> bool) -> BareMetalHost {

@@ -30,4 +30,3 @@ mod memory;
 mod network;
 mod strangers;
 mod troubles;
-mod uninvited;

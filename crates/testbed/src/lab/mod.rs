@@ -145,29 +145,20 @@ impl Server {
 
     /// Switches it on by its BMC, to boot from the network once: what somebody does who does not ask the provider.
     pub async fn boot_from_network(&self) -> Result<()> {
+        let failed = |error: reqwest::Error| Error::malformed(self.bmc_address.clone(), error);
+        let url = self.bmc_address.replacen("redfish+", "", 1);
+        let http = reqwest::Client::builder().no_proxy().timeout(BMC_LIMIT).build().map_err(failed)?;
         let once = serde_json::json!({ "Boot": {
             "BootSourceOverrideTarget": "Pxe", "BootSourceOverrideEnabled": "Once"
         } });
-        self.ask_bmc(reqwest::Method::PATCH, "", &once).await?;
-        self.reset("On").await
-    }
-
-    /// Switches it off by its BMC, at once.
-    pub async fn switch_off(&self) -> Result<()> {
-        self.reset("ForceOff").await
-    }
-
-    async fn reset(&self, kind: &str) -> Result<()> {
-        let body = serde_json::json!({ "ResetType": kind });
-        self.ask_bmc(reqwest::Method::POST, "/Actions/ComputerSystem.Reset", &body).await
-    }
-
-    async fn ask_bmc(&self, method: reqwest::Method, path: &str, body: &serde_json::Value) -> Result<()> {
-        let failed = |error: reqwest::Error| Error::malformed(self.bmc_address.clone(), error);
-        let url = format!("{}{path}", self.bmc_address.replacen("redfish+", "", 1));
-        let http = reqwest::Client::builder().no_proxy().timeout(BMC_LIMIT).build().map_err(failed)?;
-        let sent = http.request(method, url).basic_auth(USER, Some(PASSWORD)).json(body).send().await;
-        sent.and_then(reqwest::Response::error_for_status).map(drop).map_err(failed)
+        let on = serde_json::json!({ "ResetType": "On" });
+        for (request, body) in
+            [(http.patch(&url), once), (http.post(format!("{url}/Actions/ComputerSystem.Reset")), on)]
+        {
+            let sent = request.basic_auth(USER, Some(PASSWORD)).json(&body).send().await;
+            sent.and_then(reqwest::Response::error_for_status).map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// Takes its power away at once, as a plug that is pulled does.

@@ -13,7 +13,7 @@ mod version;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use serde_json::Value;
 
@@ -219,33 +219,43 @@ impl Active {
 
 /// The rules of a pool, which may be exchanged while it runs; BMCs of one kind share what fits them.
 #[derive(Debug, Default)]
-pub(crate) struct SharedQuirks {
-    rules: RwLock<Arc<Quirks>>,
-    kinds: Mutex<HashMap<Identity, Weak<Active>>>,
+pub(crate) struct SharedQuirks(Mutex<Current>);
+
+#[derive(Debug, Default)]
+struct Current {
+    rules: Arc<Quirks>,
+    kinds: HashMap<Identity, Weak<Active>>,
 }
 
 impl SharedQuirks {
     /// Other rules from now on.
     pub(crate) fn set(&self, quirks: Quirks) {
-        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(quirks);
-        self.kinds.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.lock() = Current { rules: Arc::new(quirks), kinds: HashMap::new() };
     }
 
     /// The rules as they are now.
     pub(crate) fn get(&self) -> Arc<Quirks> {
-        self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().rules.clone()
     }
 
-    /// What fits one kind of BMC.
-    fn active(&self, quirks: &Quirks, identity: Identity) -> Arc<Active> {
-        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(active) = kinds.get(&identity).and_then(Weak::upgrade) {
+    /// What of some rules fits one kind of BMC.
+    fn active(&self, quirks: &Arc<Quirks>, identity: Identity) -> Arc<Active> {
+        let mut current = self.lock();
+        if !Arc::ptr_eq(quirks, &current.rules) {
+            // Exchanged meanwhile: what follows from the old ones is not to be shared by those that have the new ones.
+            return Arc::new(quirks.active(identity));
+        }
+        if let Some(active) = current.kinds.get(&identity).and_then(Weak::upgrade) {
             return active;
         }
         let active = Arc::new(quirks.active(identity.clone()));
-        kinds.retain(|_, active| active.strong_count() > 0);
-        kinds.insert(identity, Arc::downgrade(&active));
+        current.kinds.retain(|_, active| active.strong_count() > 0);
+        current.kinds.insert(identity, Arc::downgrade(&active));
         active
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Current> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -467,5 +477,9 @@ rules:
         shared.set(Quirks::with(&[("ours", OURS)]).0);
         assert!(one.refresh() && !one.refresh());
         assert_eq!(one.active().manner.if_match, Some(IfMatch::Any));
+        // One that has not taken them over yet does not spoil them for those that have.
+        two.learn(|identity| identity.learn_system(&json!({"Manufacturer": "Acme"})));
+        one.learn(|identity| identity.learn_system(&json!({"Manufacturer": "Acme"})));
+        assert_eq!((two.active().manner.if_match, one.active().manner.if_match), (None, Some(IfMatch::Any)));
     }
 }

@@ -118,11 +118,12 @@ bench-lab: agent-image ## Measure writing an image, booting the agent and its me
 # How many inputs each decoder gets; make test replays the small corpus in fuzz/.
 FUZZ_CASES ?= 1000000
 .PHONY: fuzz
-fuzz: tools ## Feed the decoders malformed input, FUZZ_CASES=1000000 each (an hour)
+fuzz: tools ## Feed the decoders malformed input, FUZZ_CASES=1000000 each (hours)
 	$(call stage,decoders of disks and messages,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric-image --test fuzz)
 	$(call stage,OCI manifests,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric --lib no_manifest_makes)
 	$(call stage,DHCP and TFTP of the provider,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric --lib harms_the_provider)
 	$(call stage,what networks say to the agent,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric-agent --bins harms_the_agent)
+	$(call stage,quirk rules and redaction,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric-bmc --lib properties)
 
 .PHONY: clean
 clean: ## Remove what was built here (not the programs of the test bed in the cache folder)

@@ -5,20 +5,11 @@ mod common;
 
 use std::time::Duration;
 
-use common::{client, redfish, reset, wait_for};
-use ferric_simulator::{BmcFault, Delays, Faults, Fleet, FleetConfig, JournalEvent, Power};
+use common::{client, fleet, redfish, reset, wait_for};
+use ferric_simulator::{BmcFault, Faults, Fleet, FleetConfig, JournalEvent, Power};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(30);
-
-async fn fleet(folder: &std::path::Path, last: u8) -> (Fleet, String) {
-    let mut config = FleetConfig::new(2, folder);
-    config.base_address = [127, 77, last, 1].into();
-    config.delays = Delays::none();
-    let fleet = Fleet::start(config).await.unwrap();
-    let name = fleet.servers().next().unwrap().name.clone();
-    (fleet, name)
-}
 
 fn fault(bmc: BmcFault) -> Faults {
     Faults { bmc: Some(bmc), ..Faults::default() }
@@ -27,7 +18,7 @@ fn fault(bmc: BmcFault) -> Faults {
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_fail_in_the_way_they_are_told_to() {
     let folder = tempfile::tempdir().unwrap();
-    let (fleet, name) = fleet(folder.path(), 1).await;
+    let (fleet, name) = fleet(folder.path(), 1, 2).await;
     let spec = fleet.servers().next().unwrap().clone();
     let url = format!("{}/redfish/v1/Systems/1", fleet.bmc_url(&spec));
     let client = client(&fleet);
@@ -62,7 +53,7 @@ async fn answers_fail_in_the_way_they_are_told_to() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_etags_and_a_journal_of_writes() {
     let folder = tempfile::tempdir().unwrap();
-    let (fleet, name) = fleet(folder.path(), 2).await;
+    let (fleet, name) = fleet(folder.path(), 2, 2).await;
     let spec = fleet.servers().next().unwrap().clone();
     let base = fleet.bmc_url(&spec);
     let client = client(&fleet);
@@ -109,7 +100,7 @@ async fn sessions_etags_and_a_journal_of_writes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn power_that_sticks_or_takes_its_time() {
     let folder = tempfile::tempdir().unwrap();
-    let (fleet, name) = fleet(folder.path(), 3).await;
+    let (fleet, name) = fleet(folder.path(), 3, 2).await;
     fleet.set_faults(&name, Faults { power_stuck: true, ..Faults::default() }).unwrap();
     reset(&fleet, &name, "On").await;
     let (_, system) = redfish(&fleet, &name, "GET", "/Systems/1", Value::Null).await;

@@ -5,20 +5,11 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{client, redfish, reset, wait_for};
-use ferric_simulator::{Delays, Faults, Fleet, FleetConfig, JournalEvent, Power};
+use common::{client, fleet, redfish, reset, wait_for};
+use ferric_simulator::{Faults, Fleet, JournalEvent, Power};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(30);
-
-async fn fleet(folder: &std::path::Path, last: u8) -> (Fleet, String) {
-    let mut config = FleetConfig::new(1, folder);
-    config.base_address = [127, 77, last, 1].into();
-    config.delays = Delays::none();
-    let fleet = Fleet::start(config).await.unwrap();
-    let name = fleet.servers().next().unwrap().name.clone();
-    (fleet, name)
-}
 
 fn rules(effect: Value) -> Faults {
     serde_json::from_value(json!({"rules": [
@@ -38,7 +29,7 @@ async fn system(fleet: &Fleet) -> Result<(u16, Vec<u8>), reqwest::Error> {
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_are_spoiled_as_often_as_the_rule_says() {
     let folder = tempfile::tempdir().unwrap();
-    let (fleet, name) = fleet(folder.path(), 11).await;
+    let (fleet, name) = fleet(folder.path(), 11, 1).await;
     let whole = system(&fleet).await.unwrap();
     let spoil = async |effect: Value| {
         fleet.set_faults(&name, rules(effect)).unwrap();
@@ -73,7 +64,7 @@ async fn answers_are_spoiled_as_often_as_the_rule_says() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_done_stays_done_though_nobody_was_told() {
     let folder = tempfile::tempdir().unwrap();
-    let (fleet, name) = fleet(folder.path(), 12).await;
+    let (fleet, name) = fleet(folder.path(), 12, 1).await;
     let spec = fleet.servers().next().unwrap().clone();
     let url = format!("{}/redfish/v1/Systems/1/Actions/ComputerSystem.Reset", fleet.bmc_url(&spec));
     let client = client(&fleet);
@@ -111,7 +102,7 @@ async fn what_was_done_stays_done_though_nobody_was_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn power_that_lies_or_is_late() {
     let folder = tempfile::tempdir().unwrap();
-    let (fleet, name) = fleet(folder.path(), 13).await;
+    let (fleet, name) = fleet(folder.path(), 13, 1).await;
     let power =
         async || redfish(&fleet, &name, "GET", "/Systems/1", Value::Null).await.1["PowerState"].clone();
     fleet.set_faults(&name, Faults { power_lies: Some(Power::On), ..Faults::default() }).unwrap();
@@ -129,7 +120,7 @@ async fn power_that_lies_or_is_late() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_certificates_clocks_media_and_overrides() {
     let folder = tempfile::tempdir().unwrap();
-    let (fleet, name) = fleet(folder.path(), 14).await;
+    let (fleet, name) = fleet(folder.path(), 14, 1).await;
     let spec = fleet.servers().next().unwrap().clone();
     let login = json!({"UserName": spec.username, "Password": spec.password});
 

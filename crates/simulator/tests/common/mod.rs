@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use ferric_image::{ConfigDrive, FileDevice, build_test_image, write_config_drive};
-use ferric_simulator::{Fleet, ServerStatus};
+use ferric_simulator::{Delays, Fleet, FleetConfig, ServerStatus};
 use serde_json::{Value, json};
 
 /// Waits until a server is as wanted.
@@ -24,6 +24,16 @@ pub async fn wait_for(
         assert!(Instant::now() < until, "{name}: no {what} after {limit:?}: {status:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// A fleet without delays at 127.77.`third`.1, and the name of its first server.
+pub async fn fleet(folder: &std::path::Path, third: u8, count: usize) -> (Fleet, String) {
+    let mut config = FleetConfig::new(count, folder);
+    config.base_address = [127, 77, third, 1].into();
+    config.delays = Delays::none();
+    let fleet = Fleet::start(config).await.unwrap();
+    let name = fleet.servers().next().unwrap().name.clone();
+    (fleet, name)
 }
 
 /// A client that trusts the fleet's BMCs.

@@ -1,5 +1,7 @@
 //! A host of the virtual lab, as its tests look at it.
 
+pub mod node;
+
 use std::time::Duration;
 
 use ferric_api::BareMetalHost;

@@ -190,10 +190,33 @@ pub async fn counted(stack: &LabStack, series: &str) -> u64 {
     line.and_then(|rest| rest.trim().parse().ok()).unwrap_or(0)
 }
 
-/// Where in a file a text is found.
-pub fn find(path: &Path, needle: &[u8]) -> Option<usize> {
-    let bytes = std::fs::read(path).unwrap();
-    bytes.windows(needle.len()).position(|window| window == needle)
+/// Where in a file a text is first found. Horspool's way, which looks at few of the bytes: the file is a whole disk.
+pub fn find(path: &Path, needle: &[u8]) -> Option<u64> {
+    let last = needle.len() - 1;
+    let mut skip = [needle.len(); 256];
+    needle[..last].iter().enumerate().for_each(|(at, byte)| skip[usize::from(*byte)] = last - at);
+    let file = std::fs::File::open(path).unwrap();
+    let size = file.metadata().unwrap().len();
+    let mut piece = vec![0; 4 * MIB as usize];
+    let mut begin = 0;
+    while begin < size {
+        let length = usize::try_from((size - begin).min(piece.len() as u64)).unwrap();
+        let piece = &mut piece[..length];
+        std::os::unix::fs::FileExt::read_exact_at(&file, piece, begin).unwrap();
+        let mut at = 0;
+        while at + needle.len() <= piece.len() {
+            if piece[at..].starts_with(needle) {
+                return Some(begin + at as u64);
+            }
+            at += skip[usize::from(piece[at + last])];
+        }
+        if begin + length as u64 == size {
+            break;
+        }
+        // What lies across the end of this piece is in the next.
+        begin += (length - last) as u64;
+    }
+    None
 }
 
 pub fn write_at(path: &Path, at: u64, bytes: &[u8]) {
@@ -227,4 +250,20 @@ pub async fn large_image(folder: &Path, size: u64) -> PathBuf {
     std::io::copy(&mut std::io::Read::take(&mut random, size - from), &mut file).unwrap();
     run("sfdisk", &["--relocate", "gpt-bak-std", path.to_str().unwrap()]);
     path
+}
+
+#[test]
+fn a_text_is_found_wherever_it_lies() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(9 * MIB).unwrap();
+    let text = b"abcabcabd";
+    assert_eq!(find(file.path(), text), None);
+    // At both ends, and across the end of a piece.
+    for at in [0, 1, 4 * MIB - 9, 4 * MIB - 8, 4 * MIB - 1, 4 * MIB, 8 * MIB - 5, 9 * MIB - 9] {
+        write_at(file.path(), at, text);
+        assert_eq!(find(file.path(), text), Some(at));
+        write_at(file.path(), at, &[0; 9]);
+    }
+    write_at(file.path(), 100, b"abcabcabcabd");
+    assert_eq!(find(file.path(), text), Some(103));
 }

@@ -5,16 +5,19 @@
 //! missing a line says that a row was SKIPPED, and why.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-/// One row: a test of its own, which is run inside a lab.
+/// One row: a test of its own, which is run inside a lab, and may take so long.
 macro_rules! row {
     ($name:ident, $body:expr) => {
+        row!($name, crate::bench::ROW_LIMIT, $body);
+    };
+    ($name:ident, $limit:expr, $body:expr) => {
         #[test]
         #[ignore = "takes minutes: make test-lab"]
         fn $name() {
             // The name under which the test harness knows it has no crate in it.
             let (_, module) = module_path!().split_once("::").unwrap();
             let name = format!("{module}::{}", stringify!($name));
-            ferric_testbed::lab::stack::test(&name, crate::bench::ROW_LIMIT, || $body);
+            ferric_testbed::lab::stack::test(&name, $limit, || $body);
         }
     };
 }
@@ -28,5 +31,6 @@ mod lab;
 mod live;
 mod memory;
 mod network;
+mod scale;
 mod strangers;
 mod troubles;

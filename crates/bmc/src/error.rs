@@ -63,6 +63,14 @@ pub enum BmcError {
         /// What the BMC said in `@Message.ExtendedInfo`, or the beginning of the body.
         message: String,
     },
+    /// A refusal of a protocol without HTTP status.
+    #[error("the BMC refuses {what}: {message}")]
+    CommandRefused {
+        /// What was asked for.
+        what: String,
+        /// Why, and the remedy.
+        message: String,
+    },
     /// The BMC or the server is busy, or the state changed in between. Try again.
     #[error("the BMC is busy: {message} (at {url})")]
     Busy {
@@ -134,6 +142,7 @@ impl BmcError {
             Self::Unauthorized { .. }
             | Self::CertificateRejected { .. }
             | Self::NotSupported { .. }
+            | Self::CommandRefused { .. }
             | Self::NoSystem { .. }
             | Self::DriverNotAvailable { .. }
             | Self::BadOptions { .. } => false,
@@ -164,6 +173,7 @@ impl BmcError {
             Self::NotSupported { .. } => "BMCNotSupported",
             Self::NoSystem { .. } => "BMCNoSystem",
             Self::Unexpected { .. } => "BMCUnexpectedAnswer",
+            Self::CommandRefused { .. } => "BMCCommandRefused",
             Self::Busy { .. } => "BMCBusy",
             Self::TaskFailed { .. } => "BMCTaskFailed",
             Self::Malformed { .. } => "BMCMalformedAnswer",

@@ -1,6 +1,6 @@
 //! BMC drivers behind one trait, with per-BMC scheduling and sessions.
 //!
-//! What lives here: the [`Bmc`] trait, the Redfish driver, and [`BmcPool`] that keeps one connection a BMC with its
+//! What lives here: the [`Bmc`] trait, the Redfish and the IPMI driver, and [`BmcPool`] that keeps one connection a BMC with its
 //! session, its queue and its circuit breaker. What must not: Kubernetes, and any decision about *when* to do
 //! something to a server.
 
@@ -10,6 +10,7 @@ mod capture;
 mod cases;
 mod counters;
 mod error;
+mod ipmi;
 mod limits;
 mod pool;
 mod quirks;

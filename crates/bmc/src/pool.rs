@@ -3,9 +3,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ferric_api::BmcScheme;
+
 use crate::breaker::Refusals;
 use crate::counters::Counters;
 use crate::error::BmcError;
+use crate::ipmi::Ipmi;
 use crate::limits::Limits;
 use crate::quirks::{Quirks, SharedQuirks};
 use crate::redfish::Redfish;
@@ -27,7 +30,31 @@ pub struct BmcPool {
 #[derive(Debug)]
 struct Entry {
     options: [u8; 32],
-    bmc: Arc<Redfish>,
+    bmc: Driver,
+}
+
+/// The drivers that there are.
+#[derive(Debug, Clone)]
+enum Driver {
+    Redfish(Arc<Redfish>),
+    Ipmi(Arc<Ipmi>),
+}
+
+impl Driver {
+    fn bmc(&self) -> Arc<dyn Bmc> {
+        match self {
+            Self::Redfish(bmc) => bmc.clone(),
+            Self::Ipmi(bmc) => bmc.clone(),
+        }
+    }
+
+    /// Ends the session, if there is one.
+    async fn close(&self) {
+        match self {
+            Self::Redfish(bmc) => bmc.close().await,
+            Self::Ipmi(bmc) => bmc.close().await,
+        }
+    }
 }
 
 impl Default for BmcPool {
@@ -60,9 +87,9 @@ impl BmcPool {
         let fingerprint = fingerprint(options);
         let mut entries = self.lock();
         if let Some(entry) = entries.get(key).filter(|entry| entry.options == fingerprint) {
-            return Ok(entry.bmc.clone());
+            return Ok(entry.bmc.bmc());
         }
-        let bmc = self.make(options).map(Arc::new);
+        let bmc = self.make(options);
         let old = match &bmc {
             Ok(bmc) => entries.insert(key.into(), Entry { options: fingerprint, bmc: bmc.clone() }),
             // What it was made from is no longer what is wanted.
@@ -70,19 +97,23 @@ impl BmcPool {
         };
         drop(entries);
         close(old);
-        bmc.map(|bmc| bmc as Arc<dyn Bmc>)
+        bmc.map(|bmc| bmc.bmc())
     }
 
-    fn make(&self, options: &ConnectOptions) -> Result<Redfish, BmcError> {
-        if !options.address.is_redfish() {
-            let address = options.address.to_string();
-            let scheme = address.split_once("://").map_or(address.as_str(), |(scheme, _)| scheme).to_owned();
-            return Err(BmcError::DriverNotAvailable { scheme });
+    fn make(&self, options: &ConnectOptions) -> Result<Driver, BmcError> {
+        let (refusals, counters, limits) =
+            (self.refusals.clone(), self.counters.clone(), self.limits.clone());
+        match options.address.scheme() {
+            BmcScheme::Ipmi => Ipmi::new(options, refusals, counters, limits).map(Arc::new).map(Driver::Ipmi),
+            BmcScheme::Wol => Err(BmcError::DriverNotAvailable { scheme: "wol".to_owned() }),
+            _ => {
+                let client = self.clients.get(options, &self.limits)?;
+                let quirks = self.quirks.clone();
+                Redfish::new(options, client, refusals, counters, limits, quirks)
+                    .map(Arc::new)
+                    .map(Driver::Redfish)
+            }
         }
-        let client = self.clients.get(options, &self.limits)?;
-        let Self { refusals, counters, limits, quirks, .. } = self;
-        let (refusals, counters) = (refusals.clone(), counters.clone());
-        Redfish::new(options, client, refusals, counters, limits.clone(), quirks.clone())
     }
 
     /// Drops the BMC of a host that is gone, and ends its session in the background.

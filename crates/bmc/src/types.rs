@@ -3,6 +3,7 @@
 use std::fmt;
 
 use async_trait::async_trait;
+use ferric_api::host::BootMode;
 use ferric_api::{BmcAddress, HardwareDetails, MacAddress};
 
 use crate::error::BmcError;
@@ -132,6 +133,17 @@ pub trait Bmc: Send + Sync {
     async fn set_power(&self, action: PowerAction) -> Result<(), BmcError>;
     /// Sets what the next boot starts from. Does not boot.
     async fn set_boot(&self, target: &BootTarget) -> Result<(), BmcError>;
+    /// The same for firmware in a mode, where that is known. Only protocols whose boot flags name the mode (IPMI) tell
+    /// it apart.
+    async fn set_boot_in(&self, target: &BootTarget, mode: Option<BootMode>) -> Result<(), BmcError> {
+        let _ = mode;
+        self.set_boot(target).await
+    }
+    /// Lets the server's identification light blink for so many seconds; 0 turns it off.
+    async fn identify(&self, seconds: u8) -> Result<(), BmcError> {
+        let _ = seconds;
+        Err(BmcError::NotSupported { what: "an identification light through this driver".into() })
+    }
     /// Reads the hardware out of band.
     async fn inspect(&self) -> Result<HardwareDetails, BmcError>;
 }

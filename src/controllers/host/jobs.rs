@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ferric_api::host::BootMode;
 use ferric_api::{BareMetalHost, BmcAddress, BmcScheme};
 use ferric_bmc::{
     Bmc, BmcError, BootMethod, BootTarget, ConnectOptions, Credentials, PowerAction, PowerState,
@@ -87,9 +88,10 @@ pub(super) async fn start(
         }
         _ => boot_target(host, key, context, job, scheme),
     };
+    let mode = host.spec.boot_mode;
     let (context, key, job) = (context.clone(), key.clone(), job.clone());
     tokio::spawn(async move {
-        let result = run(&*connection, &job, target).await;
+        let result = run(&*connection, &job, target, mode).await;
         // The Secret may have been mended: the next try reads it again.
         let reconnect =
             matches!(&result, Err(BmcError::Unauthorized { .. } | BmcError::CertificateRejected { .. }));
@@ -120,6 +122,7 @@ async fn run(
     bmc: &dyn Bmc,
     job: &Job,
     target: Option<Result<BootTarget, choice::NoWay>>,
+    mode: Option<BootMode>,
 ) -> Result<JobOutcome, BmcError> {
     Ok(match job {
         Job::Probe => JobOutcome::Facts(bmc.probe().await?),
@@ -127,7 +130,7 @@ async fn run(
         Job::ReadPower => JobOutcome::Power(bmc.power().await?),
         Job::BootAgent(_) | Job::BootDisk | Job::BootLiveIso | Job::BootKernel => match target {
             Some(Ok(target)) => {
-                bmc.set_boot(&target).await?;
+                bmc.set_boot_in(&target, mode).await?;
                 JobOutcome::Done
             }
             Some(Err(none)) => JobOutcome::Failed {

@@ -9,7 +9,7 @@ mod boot;
 mod boot_options;
 mod client;
 mod http;
-mod identity;
+pub(crate) mod identity;
 mod inspect;
 mod json;
 mod media;

@@ -70,12 +70,47 @@ async fn a_life() {
         assert_eq!(error.reason(), "BMCNotSupported");
         assert!(error.to_string().contains("PXE"), "{error}");
     }
-    assert_eq!(bmc.inspect().await.unwrap().firmware.bmc_version, "9.08");
     pool.close().await;
     let sessions = sim.ipmitool("session info active");
     let active = sessions.lines().find_map(|line| line.strip_prefix("active sessions")).unwrap();
     assert_eq!(active.trim(), ": 1", "only the one that asks: {sessions}");
     assert_eq!(pool.counters().snapshot().logins, 1, "one session served all");
+}
+
+#[tokio::test]
+async fn inventory_and_health() {
+    if !available() {
+        return;
+    }
+    for (temperature, health) in [(0x30, "OK"), (0x75, "Warning"), (0x95, "Critical")] {
+        let sim = Sim::start_at(temperature);
+        let pool = BmcPool::default();
+        let bmc = pool.get("host", &sim.options()).unwrap();
+        let facts = bmc.probe().await.unwrap();
+        assert_eq!(facts.health.as_deref(), Some(health));
+        assert_eq!(
+            (facts.manufacturer.as_deref(), facts.product.as_deref()),
+            (Some("Acme"), Some("Rocket 2000"))
+        );
+        // The UUID says which machine it is.
+        assert_eq!(facts.serial_number, None);
+        let details = bmc.inspect().await.unwrap();
+        let vendor = &details.system_vendor;
+        assert_eq!((vendor.manufacturer.as_str(), vendor.product_name.as_str()), ("Acme", "Rocket 2000"));
+        assert_eq!(
+            (vendor.serial_number.as_str(), details.firmware.bmc_version.as_str()),
+            ("S1234567", "9.08")
+        );
+        let fru = sim.ipmitool("fru print 0");
+        for (name, value) in
+            [("Product Manufacturer", "Acme"), ("Product Serial", "S1234567"), ("Board Product", "X11")]
+        {
+            let line = fru.lines().find(|line| line.trim().starts_with(name)).unwrap_or_default();
+            assert!(line.ends_with(value), "{fru}");
+        }
+        assert!(sim.ipmitool("sdr list").contains("CPU Temp"));
+        pool.close().await;
+    }
 }
 
 async fn refusal(options: ConnectOptions) -> (BmcPool, BmcError) {

@@ -5,10 +5,15 @@
 //! has no virtual media and no URL to boot from, so that the agent is booted by PXE.
 
 mod commands;
+mod facts;
+#[cfg(test)]
+mod fuzz_tests;
 mod keys;
 mod link;
 mod machine;
 mod options;
+#[cfg(test)]
+mod peers;
 mod suite;
 #[cfg(test)]
 mod testing;
@@ -29,12 +34,11 @@ use crate::counters::Counters;
 use crate::error::BmcError;
 use crate::limits::Limits;
 use crate::tls::sha256;
-use crate::types::{
-    Bmc, BootMethod, BootTarget, ConnectOptions, Credentials, PowerAction, PowerState, SystemFacts,
-};
+use crate::types::{Bmc, BootTarget, ConnectOptions, Credentials, PowerAction, PowerState, SystemFacts};
 use commands::boot::{self, Flags};
 use commands::chassis::{self, Control};
-use commands::device::{self, Device};
+use commands::device::Device;
+use commands::fru::Inventory;
 use commands::{Outcome, outcome};
 use link::{Link, LinkError};
 use machine::{Failure, Request};
@@ -64,6 +68,9 @@ struct Kept {
     device: Option<Device>,
     /// `Some(None)`: it has none that can be told.
     uuid: Option<Option<String>>,
+    inventory: Option<Inventory>,
+    /// Numbers of the sensors with thresholds.
+    sensors: Option<Vec<u8>>,
 }
 
 impl Ipmi {
@@ -226,14 +233,13 @@ impl Ipmi {
         }
     }
 
-    /// Asks for something that a BMC need not know: a refusal is `None`.
+    /// Asks for something that a BMC need not know, or the user need not be allowed: a refusal is `None`. Silence is an
+    /// error: half of what was asked is not taken for the whole.
     async fn fact(&self, what: &str, request: Request) -> Result<Option<Vec<u8>>, BmcError> {
-        match self.ask(what, request).await {
-            Ok(data) => Ok(Some(data)),
-            Err(BmcError::NotSupported { .. } | BmcError::CommandRefused { .. } | BmcError::Busy { .. }) => {
-                Ok(None)
-            }
-            Err(error) => Err(error),
+        match self.link.ask(request).await {
+            Ok(answer) if outcome(answer.code) == Outcome::Done => Ok(Some(answer.data)),
+            Ok(_) | Err(LinkError::Failed(Failure::Privilege { .. })) => Ok(None),
+            Err(error) => Err(self.failed(what, error)),
         }
     }
 
@@ -242,43 +248,6 @@ impl Ipmi {
         chassis::status(&data).ok_or_else(|| BmcError::Malformed {
             url: self.address.clone(),
             message: format!("the chassis status has {} bytes", data.len()),
-        })
-    }
-
-    async fn device(&self) -> Result<Option<Device>, BmcError> {
-        if let Some(device) = self.kept().device.clone() {
-            return Ok(Some(device));
-        }
-        let data = self.fact("the device ID", device::get_device()).await?;
-        let found = data.as_deref().and_then(device::device);
-        self.kept().device.clone_from(&found);
-        Ok(found)
-    }
-
-    async fn uuid(&self) -> Result<Option<String>, BmcError> {
-        if let Some(uuid) = self.kept().uuid.clone() {
-            return Ok(uuid);
-        }
-        let data = self.fact("the system GUID", device::get_guid()).await?;
-        let found = data.as_deref().and_then(device::uuid);
-        self.kept().uuid = Some(found.clone());
-        Ok(found)
-    }
-
-    async fn read_facts(&self) -> Result<SystemFacts, BmcError> {
-        let status = self.status().await?;
-        let device = self.device().await?;
-        let uuid = self.uuid().await?;
-        Ok(SystemFacts {
-            system_uuid: uuid,
-            serial_number: None,
-            manufacturer: None,
-            product: None,
-            bmc_firmware: device.map(|device| device.firmware),
-            power: status.power,
-            boot_methods: vec![BootMethod::Network],
-            macs: Vec::new(),
-            health: None,
         })
     }
 
@@ -379,12 +348,6 @@ impl Bmc for Ipmi {
     }
 
     async fn inspect(&self) -> Result<HardwareDetails, BmcError> {
-        let read = async {
-            let device = self.device().await?;
-            let mut details = HardwareDetails::default();
-            details.firmware.bmc_version = device.map(|device| device.firmware).unwrap_or_default();
-            Ok(details)
-        };
-        self.operation("the inspection", read).await
+        self.operation("the inspection", self.read_hardware()).await
     }
 }

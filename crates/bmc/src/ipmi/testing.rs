@@ -30,7 +30,7 @@ impl Chance for Dice {
 
 /// A session at the BMC's side.
 #[derive(Debug)]
-struct Session {
+pub(super) struct Session {
     suite: Suite,
     transcript: Transcript,
     keys: Option<Keys>,
@@ -50,6 +50,8 @@ pub(crate) struct FakeBmc {
     pub(crate) slots: usize,
     /// Completion codes that the next commands end with, done or not.
     pub(crate) next_codes: Vec<u8>,
+    /// Completion codes that the next commands of a kind are refused with.
+    pub(crate) codes_of: HashMap<(u8, u8), Vec<u8>>,
     pub(crate) power: bool,
     pub(crate) faults: [u8; 2],
     pub(crate) boot_flags: [u8; 5],
@@ -60,8 +62,8 @@ pub(crate) struct FakeBmc {
     pub(crate) readings: HashMap<u8, Vec<u8>>,
     /// Commands done in sessions: network function, command, data.
     pub(crate) journal: Vec<(u8, u8, Vec<u8>)>,
-    sessions: HashMap<u32, Session>,
-    dice: Dice,
+    pub(super) sessions: HashMap<u32, Session>,
+    pub(super) dice: Dice,
 }
 
 impl Default for FakeBmc {
@@ -77,6 +79,7 @@ impl Default for FakeBmc {
             speaks_v2: true,
             slots: 4,
             next_codes: Vec::new(),
+            codes_of: HashMap::new(),
             power: false,
             faults: [0; 2],
             boot_flags: [0; 5],
@@ -124,6 +127,10 @@ impl FakeBmc {
         let request = message::read(&body)?;
         let privilege = session.privilege;
         let number = packet.session;
+        let kind = (request.netfn, request.command);
+        if let Some(codes) = self.codes_of.remove(&kind) {
+            self.next_codes.splice(0..0, codes);
+        }
         let data = match self.next_codes.is_empty() {
             true => self.command(number, privilege, &request),
             false => match self.next_codes.remove(0) {

@@ -3,6 +3,8 @@
 pub(crate) mod boot;
 pub(crate) mod chassis;
 pub(crate) mod device;
+pub(crate) mod fru;
+pub(crate) mod sensors;
 
 use ipmi_rs_core::connection::{CompletionErrorCode, Message};
 
@@ -10,6 +12,9 @@ use super::machine::{Privilege, Repeat, Request};
 
 /// Network function Chassis (5.1, table 5-1).
 const CHASSIS: u8 = 0x00;
+
+/// Network function Storage (5.1).
+const STORAGE: u8 = 0x0A;
 
 /// A question that may be asked again.
 fn question(netfn: u8, command: u8, data: Vec<u8>, privilege: Privilege) -> Request {

@@ -1,0 +1,136 @@
+//! The tests' BMC over UDP, and `ipmitool` as its client: codecs and cryptography of both suites are those that others
+//! speak, and not only what both our ends take for IPMI. (OpenIPMI's `ipmi_sim`, the peer of the driver, has no suite
+//! with SHA-256.)
+#![allow(clippy::unwrap_used)]
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use ferric_api::host::BootMode;
+use tokio::net::UdpSocket;
+
+use super::suite::Suite;
+use super::testing::FakeBmc;
+use crate::pool::BmcPool;
+use crate::types::{BootTarget, ConnectOptions, Credentials, PowerAction, PowerState};
+
+const IPMITOOL: &str = "/usr/bin/ipmitool";
+
+/// Serves until the runtime ends.
+async fn serve(bmc: FakeBmc) -> (SocketAddr, Arc<Mutex<FakeBmc>>) {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let bmc = Arc::new(Mutex::new(bmc));
+    let shared = bmc.clone();
+    tokio::spawn(async move {
+        let mut buffer = [0; 2048];
+        loop {
+            let Ok((length, client)) = socket.recv_from(&mut buffer).await else { continue };
+            let answer = shared.lock().unwrap().handle(&buffer[..length]);
+            if let Some(answer) = answer {
+                let _ = socket.send_to(&answer, client).await;
+            }
+        }
+    });
+    (address, bmc)
+}
+
+async fn ipmitool(address: SocketAddr, suite: Suite, command: &str) -> String {
+    let (port, id) = (address.port().to_string(), suite.id().to_string());
+    let output = tokio::process::Command::new(IPMITOOL)
+        .args(["-I", "lanplus", "-C", &id, "-H", "127.0.0.1", "-p", &port, "-U", "admin", "-P", "secret"])
+        .args(command.split(' '))
+        .kill_on_drop(true)
+        .output()
+        .await
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{command}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+fn options(address: SocketAddr, suite: Suite) -> ConnectOptions {
+    ConnectOptions {
+        address: format!("ipmi://{address}?ciphersuite={}", suite.id()).parse().unwrap(),
+        credentials: Some(Credentials { username: "admin".into(), password: "secret".into() }),
+        ca_pem: None,
+        insecure: false,
+    }
+}
+
+#[tokio::test]
+async fn ipmitool_and_the_driver_see_the_same_bmc_in_every_suite() {
+    let has_ipmitool = Path::new(IPMITOOL).exists();
+    if !has_ipmitool {
+        let _ = writeln!(std::io::stderr(), "SKIPPED: ipmitool as client needs: apt-get install ipmitool");
+    }
+    for suite in Suite::ALL {
+        let fake =
+            FakeBmc { suites: vec![suite], fru: super::commands::fru::tests::image(), ..FakeBmc::default() };
+        let (address, fake) = serve(fake).await;
+        let pool = BmcPool::default();
+        let bmc = pool.get("host", &options(address, suite)).unwrap();
+        assert_eq!(bmc.probe().await.unwrap().product.as_deref(), Some("Rocket 2000"));
+        bmc.set_boot_in(&BootTarget::Network, Some(BootMode::Uefi)).await.unwrap();
+        bmc.set_power(PowerAction::On).await.unwrap();
+        assert_eq!(bmc.power().await.unwrap(), PowerState::On);
+        if has_ipmitool {
+            assert_eq!(ipmitool(address, suite, "chassis power status").await.trim(), "Chassis Power is on");
+            let flags = ipmitool(address, suite, "chassis bootparam get 5").await;
+            for words in ["Boot Flag Valid", "only next boot", "BIOS EFI boot", "Force PXE"] {
+                assert!(flags.contains(words), "{words}: {flags}");
+            }
+            ipmitool(address, suite, "chassis bootdev disk options=persistent").await;
+            assert_eq!(fake.lock().unwrap().boot_flags, [0xC0, 0x08, 0, 0, 0]);
+            assert!(ipmitool(address, suite, "fru print 0").await.contains("Rocket 2000"));
+            ipmitool(address, suite, "chassis power off").await;
+            assert_eq!(bmc.power().await.unwrap(), PowerState::Off);
+        }
+        bmc.set_boot_in(&BootTarget::Network, Some(BootMode::Legacy)).await.unwrap();
+        assert_eq!(fake.lock().unwrap().boot_flags, [0x80, 0x04, 0, 0, 0]);
+        bmc.set_boot(&BootTarget::Disk).await.unwrap();
+        assert_eq!(fake.lock().unwrap().boot_flags, [0; 5]);
+        pool.close().await;
+        assert_eq!(fake.lock().unwrap().sessions(), 0, "all sessions are closed");
+    }
+}
+
+#[tokio::test]
+async fn a_bmc_that_forgets_the_boot_flags_is_told_on() {
+    let fake = FakeBmc { keeps_boot_flags: false, boot_flags: [0x80, 0x08, 0, 0, 0], ..FakeBmc::default() };
+    let (address, fake) = serve(fake).await;
+    let pool = BmcPool::default();
+    let bmc = pool.get("host", &options(address, Suite::Sha256)).unwrap();
+    let error = bmc.set_boot(&BootTarget::Network).await.unwrap_err();
+    assert_eq!(error.to_string(), "the BMC refuses the boot flags: it accepted PXE, and reads back the disk");
+    // One that ignores what is not valid is told plainly.
+    bmc.set_boot(&BootTarget::Disk).await.unwrap_err();
+    let sent: Vec<u8> = fake
+        .lock()
+        .unwrap()
+        .journal
+        .iter()
+        .filter(|it| it.1 == 8 && it.2[0] == 5)
+        .map(|it| it.2[1])
+        .collect();
+    assert_eq!(sent, [0xA0, 0x00, 0xA0]);
+    pool.close().await;
+}
+
+#[tokio::test]
+async fn a_cycle_that_is_not_known_is_a_reset_and_nothing_is_sent_twice() {
+    let (address, fake) = serve(FakeBmc { power: true, ..FakeBmc::default() }).await;
+    let pool = BmcPool::default();
+    let bmc = pool.get("host", &options(address, Suite::Sha256)).unwrap();
+    bmc.set_power(PowerAction::On).await.unwrap();
+    bmc.identify(0).await.unwrap();
+    // The status first; then the cycle is refused.
+    fake.lock().unwrap().codes_of.insert((0, 2), vec![0xCC]);
+    bmc.set_power(PowerAction::PowerCycle).await.unwrap();
+    let controls: Vec<u8> =
+        fake.lock().unwrap().journal.iter().filter(|it| it.0 == 0 && it.1 == 2).map(|it| it.2[0]).collect();
+    assert_eq!(controls, [3]);
+    pool.close().await;
+}

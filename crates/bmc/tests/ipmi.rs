@@ -3,6 +3,8 @@
 
 #[path = "common/ipmi_sim.rs"]
 mod ipmi_sim;
+#[path = "common/pyghmi.rs"]
+mod pyghmi;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -111,6 +113,31 @@ async fn inventory_and_health() {
         assert!(sim.ipmitool("sdr list").contains("CPU Temp"));
         pool.close().await;
     }
+}
+
+/// pyghmi's server is the IPMI of VirtualBMC.
+#[tokio::test]
+async fn a_life_with_the_server_of_virtualbmc() {
+    let Some(server) = pyghmi::Server::start() else { return };
+    let pool = BmcPool::default();
+    let bmc = pool.get("host", &options(server.address, "", "admin", "secret")).unwrap();
+    let facts = bmc.probe().await.unwrap();
+    assert_eq!(facts.power, PowerState::Off);
+    assert_eq!(facts.system_uuid.as_deref(), Some(pyghmi::UUID));
+    bmc.set_boot(&BootTarget::Network).await.unwrap();
+    bmc.set_power(PowerAction::On).await.unwrap();
+    wait_for(&*bmc, PowerState::On).await;
+    bmc.set_boot(&BootTarget::Disk).await.unwrap();
+    bmc.set_power(PowerAction::ForceRestart).await.unwrap();
+    // It has no power cycle.
+    bmc.set_power(PowerAction::PowerCycle).await.unwrap();
+    bmc.set_power(PowerAction::ForceOff).await.unwrap();
+    wait_for(&*bmc, PowerState::Off).await;
+    // It takes "no override" and changes nothing, so it is given the disk.
+    assert_eq!(server.told(), ["boot network", "on", "boot hd", "reset", "reset", "off"]);
+    pool.close().await;
+    let (_, error) = refusal(options(server.address, "", "admin", "wrong-secret")).await;
+    assert!(matches!(error, BmcError::Unauthorized { .. }), "{error:?}");
 }
 
 async fn refusal(options: ConnectOptions) -> (BmcPool, BmcError) {

@@ -276,7 +276,7 @@ impl Ipmi {
     }
 
     async fn change_boot(&self, target: &BootTarget, mode: Option<BootMode>) -> Result<(), BmcError> {
-        let device = match target {
+        let mut device = match target {
             BootTarget::Disk => boot::Device::None,
             BootTarget::Network => boot::Device::Network,
             BootTarget::UefiHttp { .. } => return Err(not_by_ipmi("UEFI HTTP boot of a URL")),
@@ -294,6 +294,12 @@ impl Ipmi {
         let mut found = self.boot_device(device).await?;
         if found != device && device == boot::Device::None {
             self.ask(what, boot::set_flags(flags, true)).await?;
+            found = self.boot_device(device).await?;
+        }
+        if found != device && device == boot::Device::None {
+            // VirtualBMC accepts this and changes nothing. Its disk is as good.
+            device = boot::Device::Disk;
+            self.ask(what, boot::set_flags(Flags { device, ..flags }, false)).await?;
             found = self.boot_device(device).await?;
         }
         self.fact("the end of the change of boot flags", boot::complete()).await?;

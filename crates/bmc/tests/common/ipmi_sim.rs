@@ -96,22 +96,10 @@ impl Sim {
         panic!("ipmi_sim does not start");
     }
 
-    /// Until it answers; `false` if it ended.
     fn wait(&mut self) -> bool {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.connect(self.address).unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while self.process.try_wait().unwrap().is_none() {
-            // Nobody listens yet: an error.
-            let _ = socket.send(&KNOCK);
-            if socket.recv(&mut [0; 64]).is_ok() {
-                return true;
-            }
-            assert!(Instant::now() < deadline, "it does not answer: {}", self.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        false
+        answers(&mut self.process, self.address, || {
+            std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        })
     }
 
     pub fn stop(&mut self) {
@@ -166,6 +154,24 @@ pub fn options(address: SocketAddr, query: &str, username: &str, password: &str)
         ca_pem: None,
         insecure: false,
     }
+}
+
+/// Waits until a BMC answers; `false` if it ended.
+pub fn answers(process: &mut Child, address: SocketAddr, log: impl Fn() -> String) -> bool {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(address).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while process.try_wait().unwrap().is_none() {
+        // Nobody listens yet: an error.
+        let _ = socket.send(&KNOCK);
+        if socket.recv(&mut [0; 64]).is_ok() {
+            return true;
+        }
+        assert!(Instant::now() < deadline, "it does not answer: {}", log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    false
 }
 
 fn spawn(folder: &Path) -> Child {

@@ -217,8 +217,10 @@ impl Machine {
                 self.step(Step::Rakp1, tag, body, now);
             }
             Ok(_) => {
+                // Servers that know one suite only answer with that. The session is left to run out: a message 3 before
+                // message 1 is more than some of them bear.
                 let message = "it answered with other algorithms than were asked for".to_owned();
-                self.fail_login(Failure::NoSuite { message });
+                self.try_next_suite(Failure::NoSuite { message }, now);
             }
             Err(
                 code @ (status::BAD_AUTHENTICATION

@@ -271,13 +271,16 @@ impl Machine {
             }
             None => return,
         };
-        if let Some(packet) = packet::read(ipmi) {
-            if packet.payload == Payload::Message {
-                self.receive_message(&packet, now);
-            } else if let Some(body) = packet.plain() {
-                self.receive_setup(packet.payload, body, now);
-            }
-        } else if let Some(answer) = v15::read(ipmi).and_then(message::read)
+        let outside = match packet::read(ipmi) {
+            Some(packet) => match (packet.payload, packet.plain(), packet.outside()) {
+                (Payload::Message, _, Some(outside)) => Some(outside),
+                (Payload::Message, ..) => return self.receive_message(&packet, now),
+                (kind, Some(body), _) => return self.receive_setup(kind, body, now),
+                _ => return,
+            },
+            None => v15::read(ipmi),
+        };
+        if let Some(answer) = outside.and_then(message::read)
             && self
                 .outstanding
                 .as_ref()

@@ -139,6 +139,12 @@ impl<'a> Packet<'a> {
         (outside && self.payload != Payload::Message).then_some(self.body)
     }
 
+    /// A message outside of a session, as some BMCs answer in the format of v2.0 what was asked in that of v1.5.
+    pub(crate) fn outside(&self) -> Option<&'a [u8]> {
+        let outside = self.session == 0 && !self.encrypted && !self.authenticated;
+        (outside && self.payload == Payload::Message).then_some(self.body)
+    }
+
     /// The body of a message of a session, if its code is right and it is signed and encrypted as the suite demands.
     pub(crate) fn open(&self, keys: &Keys) -> Option<Vec<u8>> {
         let suite = keys.suite();

@@ -51,9 +51,14 @@ fn fuzz(seeds: &[Vec<u8>], mut decode: impl FnMut(&[u8])) {
                 _ => drop(input.drain(at..input.len().min(at + below(20)))),
             }
         }
-        let begun = Instant::now();
-        let fine = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| decode(&input))).is_ok();
-        assert!(fine && begun.elapsed() < SLOWEST, "input {number}: {input:02x?}");
+        // Slow once may be the machine; slow each time is the input.
+        let fast = (0..5).any(|_| {
+            let begun = Instant::now();
+            let fine = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| decode(&input))).is_ok();
+            assert!(fine, "input {number}: {input:02x?}");
+            begun.elapsed() < SLOWEST
+        });
+        assert!(fast, "input {number} is slow: {input:02x?}");
     }
 }
 

@@ -1,8 +1,8 @@
 //! BMC drivers behind one trait, with per-BMC scheduling and sessions.
 //!
-//! What lives here: the [`Bmc`] trait, the Redfish and the IPMI driver, and [`BmcPool`] that keeps one connection a BMC with its
-//! session, its queue and its circuit breaker. What must not: Kubernetes, and any decision about *when* to do
-//! something to a server.
+//! What lives here: the [`Bmc`] trait, the drivers for Redfish, IPMI and Wake-on-LAN, and [`BmcPool`] that keeps one
+//! connection a BMC with its session, its queue and its circuit breaker. What must not: Kubernetes, and any decision
+//! about *when* to do something to a server.
 
 mod breaker;
 mod capture;
@@ -17,6 +17,7 @@ mod quirks;
 mod redfish;
 mod tls;
 mod types;
+mod wol;
 
 pub use capture::{Capture, CapturedAnswer};
 pub use counters::{Counters, CountersSnapshot};

@@ -33,6 +33,9 @@ pub struct Limits {
     pub open_min: Duration,
     /// How long it opens at most.
     pub open_max: Duration,
+    /// Whether hosts that can only be woken have a driver. Their power cannot be read, so this is for callers that can
+    /// do without.
+    pub wake_on_lan: bool,
 }
 
 impl Default for Limits {
@@ -52,6 +55,7 @@ impl Default for Limits {
             failures: 3,
             open_min: Duration::from_secs(5),
             open_max: Duration::from_secs(120),
+            wake_on_lan: false,
         }
     }
 }

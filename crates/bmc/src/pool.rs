@@ -14,6 +14,7 @@ use crate::quirks::{Quirks, SharedQuirks};
 use crate::redfish::Redfish;
 use crate::tls::{Clients, sha256};
 use crate::types::{Bmc, ConnectOptions};
+use crate::wol::Wol;
 
 /// Every BMC that the process speaks to, by the key of its host. An idle entry holds its links and its token: no task,
 /// no timer, no connection.
@@ -38,6 +39,7 @@ struct Entry {
 enum Driver {
     Redfish(Arc<Redfish>),
     Ipmi(Arc<Ipmi>),
+    Wol(Arc<Wol>),
 }
 
 impl Driver {
@@ -45,6 +47,7 @@ impl Driver {
         match self {
             Self::Redfish(bmc) => bmc.clone(),
             Self::Ipmi(bmc) => bmc.clone(),
+            Self::Wol(bmc) => bmc.clone(),
         }
     }
 
@@ -53,6 +56,7 @@ impl Driver {
         match self {
             Self::Redfish(bmc) => bmc.close().await,
             Self::Ipmi(bmc) => bmc.close().await,
+            Self::Wol(_) => {}
         }
     }
 }
@@ -105,6 +109,7 @@ impl BmcPool {
             (self.refusals.clone(), self.counters.clone(), self.limits.clone());
         match options.address.scheme() {
             BmcScheme::Ipmi => Ipmi::new(options, refusals, counters, limits).map(Arc::new).map(Driver::Ipmi),
+            BmcScheme::Wol if limits.wake_on_lan => Wol::new(options).map(Arc::new).map(Driver::Wol),
             BmcScheme::Wol => Err(BmcError::DriverNotAvailable { scheme: "wol".to_owned() }),
             _ => {
                 let client = self.clients.get(options, &self.limits)?;

@@ -277,9 +277,9 @@ async fn reset_types_in_a_resource_of_their_own() {
 }
 
 #[tokio::test]
-async fn drivers_to_come() {
+async fn wake_on_lan_is_for_callers_that_do_without_reading_the_power() {
     let options = ferric_bmc::ConnectOptions {
-        address: "wol://192.0.2.1".parse().unwrap(),
+        address: "wol://192.0.2.255?mac=52:54:00:ab:cd:ef".parse().unwrap(),
         credentials: None,
         ca_pem: None,
         certificate_sha256: None,
@@ -289,6 +289,9 @@ async fn drivers_to_come() {
         Some(BmcError::DriverNotAvailable { scheme }) => assert_eq!(scheme, "wol"),
         other => panic!("{other:?}"),
     }
+    let pool = BmcPool::new(Limits { wake_on_lan: true, ..Limits::default() });
+    assert_eq!(pool.get("host", &options).unwrap().power().await.unwrap(), PowerState::Unknown);
+    pool.close().await;
 }
 
 #[tokio::test]

@@ -238,6 +238,17 @@ fn boot_target(
 
 type Refused = (&'static str, String);
 
+/// The address with the MAC address that a magic packet is for: Wake-on-LAN has no other way to say which server it
+/// means.
+fn with_mac(address: BmcAddress, mac: Option<&str>) -> BmcAddress {
+    match mac {
+        Some(mac) if address.scheme() == BmcScheme::Wol && address.query().is_empty() => {
+            format!("{address}?mac={mac}").parse().unwrap_or(address)
+        }
+        _ => address,
+    }
+}
+
 /// Reads the Secrets that the host names, in its own namespace, and gets the connection.
 async fn connect(
     host: &BareMetalHost,
@@ -251,6 +262,7 @@ async fn connect(
         Ok(address) => address,
         Err(error) => return Ok(Err(("InvalidAddress", format!("spec.bmc.address: {error}")))),
     };
+    let address = with_mac(address, host.spec.boot_mac_address.as_deref());
     let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &key.namespace);
     let mut credentials = None;
     if !bmc.credentials_name.is_empty() {
@@ -324,5 +336,24 @@ pub(super) async fn label_for_move(secrets: &Api<Secret>, secret: Secret) -> Res
         Ok(labelled) => Ok(labelled),
         Err(error) if error.is_not_found() => Ok(secret),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_magic_packet_is_for_the_boot_mac() {
+        let with = |address: &str, mac| with_mac(address.parse().unwrap(), mac).to_string();
+        let mac = Some("52:54:00:ab:cd:ef");
+        assert_eq!(with("wol://192.0.2.255", mac), "wol://192.0.2.255:9?mac=52:54:00:ab:cd:ef");
+        assert_eq!(
+            with("wol://192.0.2.255?mac=02:00:00:00:00:01", mac),
+            "wol://192.0.2.255:9?mac=02:00:00:00:00:01"
+        );
+        assert_eq!(with("wol://192.0.2.255", None), "wol://192.0.2.255:9");
+        assert_eq!(with("ipmi://192.0.2.1", mac), "ipmi://192.0.2.1:623");
     }
 }

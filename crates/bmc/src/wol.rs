@@ -171,8 +171,10 @@ impl Bmc for Wol {
     /// Network and disk are the firmware's choice: it tries the network first, and is sent on to the disk from there.
     async fn set_boot(&self, target: &BootTarget) -> Result<(), BmcError> {
         match target {
-            BootTarget::Network | BootTarget::Disk => Ok(()),
-            BootTarget::UefiHttp { .. } => Err(not_by_waking("UEFI HTTP boot of a URL")),
+            BootTarget::Network | BootTarget::NetworkAlways | BootTarget::Disk => Ok(()),
+            BootTarget::UefiHttp { .. } | BootTarget::UefiHttpAlways { .. } => {
+                Err(not_by_waking("UEFI HTTP boot of a URL"))
+            }
             BootTarget::VirtualMedia { .. } | BootTarget::LiveMedia { .. } => {
                 Err(not_by_waking("virtual media"))
             }
@@ -194,7 +196,13 @@ mod tests {
     fn options(address: &str, password: Option<&str>) -> ConnectOptions {
         let credentials =
             password.map(|password| Credentials { username: String::new(), password: password.into() });
-        ConnectOptions { address: address.parse().unwrap(), credentials, ca_pem: None, insecure: false }
+        ConnectOptions {
+            address: address.parse().unwrap(),
+            credentials,
+            ca_pem: None,
+            certificate_sha256: None,
+            insecure: false,
+        }
     }
 
     #[test]

@@ -278,14 +278,17 @@ impl Ipmi {
     async fn change_boot(&self, target: &BootTarget, mode: Option<BootMode>) -> Result<(), BmcError> {
         let mut device = match target {
             BootTarget::Disk => boot::Device::None,
-            BootTarget::Network => boot::Device::Network,
-            BootTarget::UefiHttp { .. } => return Err(not_by_ipmi("UEFI HTTP boot of a URL")),
+            BootTarget::Network | BootTarget::NetworkAlways => boot::Device::Network,
+            BootTarget::UefiHttp { .. } | BootTarget::UefiHttpAlways { .. } => {
+                return Err(not_by_ipmi("UEFI HTTP boot of a URL"));
+            }
             BootTarget::VirtualMedia { .. } | BootTarget::LiveMedia { .. } => {
                 return Err(not_by_ipmi("virtual media"));
             }
         };
         let _turn = self.changes.lock().await;
-        let flags = Flags { device, efi: mode != Some(BootMode::Legacy), persistent: false };
+        let persistent = *target == BootTarget::NetworkAlways;
+        let flags = Flags { device, efi: mode != Some(BootMode::Legacy), persistent };
         for request in boot::prepare() {
             self.fact("the preparation of the boot flags", request).await?;
         }

@@ -72,6 +72,7 @@ mod tests {
             address: address.parse().unwrap(),
             credentials: Some(credentials),
             ca_pem: None,
+            certificate_sha256: None,
             insecure: false,
         }
     }

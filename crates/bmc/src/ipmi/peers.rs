@@ -56,6 +56,7 @@ fn options(address: SocketAddr, suite: Suite) -> ConnectOptions {
         address: format!("ipmi://{address}?ciphersuite={}", suite.id()).parse().unwrap(),
         credentials: Some(Credentials { username: "admin".into(), password: "secret".into() }),
         ca_pem: None,
+        certificate_sha256: None,
         insecure: false,
     }
 }

@@ -152,6 +152,7 @@ pub fn options(address: SocketAddr, query: &str, username: &str, password: &str)
         address: format!("ipmi://{address}{query}").parse().unwrap(),
         credentials: Some(Credentials { username: username.into(), password: password.into() }),
         ca_pem: None,
+        certificate_sha256: None,
         insecure: false,
     }
 }

@@ -49,7 +49,7 @@ assets: tools ## Build what the contract tests and the demo run: etcd, Kubernete
 	$(call stage,programs of the test bed,$(CARGO) run --quiet --package ferric-testbed -- assets)
 
 .PHONY: test
-test: lint assets release ## Everything: lint, stale files, unit, property and contract tests against the real control plane
+test: lint assets release bmc-tools ## Everything: lint, stale files, unit, property and contract tests against the real control plane
 	$(call stage,tests,$(CARGO) test --quiet --workspace)
 
 .PHONY: release
@@ -123,6 +123,7 @@ fuzz: tools ## Feed the decoders malformed input, FUZZ_CASES=1000000 each (hours
 	$(call stage,OCI manifests,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric --lib no_manifest_makes)
 	$(call stage,DHCP and TFTP of the provider,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric --lib harms_the_provider)
 	$(call stage,what networks say to the agent,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric-agent --bins harms_the_agent)
+	$(call stage,what BMCs say over IPMI,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric-bmc --lib harms_the_ipmi_driver)
 	$(call stage,quirk rules and redaction,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric-bmc --lib properties)
 
 .PHONY: clean
@@ -148,14 +149,24 @@ tools:
 	  echo 'missing: Go 1.26 or newer, which builds the programs of the test bed; install it from https://go.dev/dl' >&2; \
 	  echo 'or set FERRIC_ASSETS to a folder that holds them' >&2; exit 1; fi
 
+# $(call install,tool=package …): installs the packages of tools that are missing, or says how.
+define install
+@missing=''; \
+for pair in $(1); do command -v "$${pair%%=*}" >/dev/null || missing="$$missing $${pair##*=}"; done; \
+if [ -n "$$missing" ]; then \
+  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+    printf '==> installing%s\n' "$$missing"; \
+    apt-get update -q >/dev/null; \
+    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing >/dev/null; \
+  else printf 'missing:%s; on Debian: sudo apt-get install --no-install-recommends%s\n' "$$missing" "$$missing" >&2; exit 1; fi; \
+fi
+endef
+
 .PHONY: media-tools
 media-tools:
-	@missing=''; \
-	for tool in xorriso zstd; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
-	if [ -n "$$missing" ]; then \
-	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    printf '==> installing%s\n' "$$missing"; \
-	    apt-get update -q >/dev/null; \
-	    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing >/dev/null; \
-	  else printf 'missing:%s; on Debian: sudo apt-get install --no-install-recommends%s\n' "$$missing" "$$missing" >&2; exit 1; fi; \
-	fi
+	$(call install,xorriso=xorriso zstd=zstd)
+
+# BMC software that is not ours, which the tests speak to.
+.PHONY: bmc-tools
+bmc-tools:
+	$(call install,ipmi_sim=openipmi ipmitool=ipmitool)

@@ -95,6 +95,8 @@ async fn rights(bed: &Bed) {
         ("get", "", "secrets", "", "racks", "bmc"),
         ("patch", "", "secrets", "", "racks", "bmc"),
         ("create", "events.k8s.io", "events", "", "racks", ""),
+        // Servers that are discovered become hosts that wait for approval.
+        ("create", OURS, "baremetalhosts", "", "racks", ""),
         ("update", "coordination.k8s.io", "leases", "", "ferric-system", "ferric-manager"),
         ("update", "", "secrets", "", "ferric-system", "ferric-agent-keys"),
     ];
@@ -104,7 +106,6 @@ async fn rights(bed: &Bed) {
         ("create", "", "secrets", "", "racks", ""),
         ("update", "", "secrets", "", "racks", "bmc"),
         ("update", "", "secrets", "", "ferric-system", "another"),
-        ("create", OURS, "baremetalhosts", "", "racks", ""),
         ("delete", OURS, "baremetalhosts", "", "racks", "h"),
         ("watch", OURS, "hardwaredata", "", "racks", ""),
         ("patch", CORE, "machines", "", "racks", "m"),

@@ -3,54 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
 
 use super::dhcp::decide::{BootFile, Reply, ReplyKind};
 use super::{dhcp, tftp};
 
-/// Inputs where nobody says how many.
-const REPLAY: u64 = 5_000;
-/// No input may take longer: some ten thousand times what a good one takes.
-const SLOWEST: Duration = Duration::from_secs(1);
-
-/// Changes seeds: bytes, extreme values, cuts, doubled and removed parts, parts of another seed.
-fn fuzz(seeds: &[Vec<u8>], decode: impl Fn(&[u8])) {
-    let cases = std::env::var("FERRIC_FUZZ_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(REPLAY);
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut below = |end: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        usize::try_from(state >> 33).unwrap() % end.max(1)
-    };
-    seeds.iter().for_each(|seed| decode(seed));
-    for number in 0..cases {
-        let mut input = seeds[below(seeds.len())].clone();
-        for _ in 0..=below(6) {
-            let at = below(input.len());
-            match below(8) {
-                _ if input.is_empty() => input.extend((0..below(300)).map(|n| (n * 37) as u8)),
-                0 | 1 => input[at] = below(256) as u8,
-                2 => input[at] ^= 1 << below(8),
-                3 => input[at] = [0, 1, 0x7f, 0x80, 0xfe, 0xff][below(6)],
-                4 => input.truncate(at),
-                5 => {
-                    let part = input[at..input.len().min(at + below(64))].to_vec();
-                    input.splice(at..at, part);
-                }
-                6 => {
-                    let other = &seeds[below(seeds.len())];
-                    let from = below(other.len());
-                    input.splice(at.., other[from..].iter().copied());
-                }
-                _ => drop(input.drain(at..input.len().min(at + below(20)))),
-            }
-        }
-        let begun = Instant::now();
-        let fine = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| decode(&input))).is_ok();
-        assert!(fine && begun.elapsed() < SLOWEST, "input {number}: {input:02x?}");
-    }
-}
+#[path = "../../tests/shared/fuzz.rs"]
+mod shared;
+use shared::fuzz;
 
 /// A question as firmware sends it, with these options.
 fn question(options: &[(u8, &[u8])]) -> Vec<u8> {
@@ -93,7 +52,7 @@ fn no_dhcp_datagram_harms_the_provider() {
         class: Some(dhcp::decide::PXE_CLIENT),
         boot: Some(BootFile::Tftp("undionly.kpxe")),
     };
-    fuzz(&seeds, |datagram| {
+    fuzz(&seeds, 1, |datagram| {
         // What is read is also answered, with parts of the question.
         if let Some((_, question)) = dhcp::packet::read(datagram) {
             let answer = dhcp::packet::write(&question, &reply);
@@ -110,7 +69,7 @@ fn no_tftp_datagram_harms_the_provider() {
         b"\0\x04\0\x01".to_vec(),
         b"\0\x05\0\x08User aborted the transfer\0".to_vec(),
     ];
-    fuzz(&seeds, |datagram| {
+    fuzz(&seeds, 1, |datagram| {
         if let Ok(tftp::packet::Packet::Read(request)) = tftp::packet::read(datagram) {
             let terms = tftp::packet::terms(&request, 74_213);
             assert!(terms.acknowledgement.is_none_or(|bytes| bytes.len() <= 512));

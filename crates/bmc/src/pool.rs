@@ -12,7 +12,7 @@ use crate::ipmi::Ipmi;
 use crate::limits::Limits;
 use crate::quirks::{Quirks, SharedQuirks};
 use crate::redfish::Redfish;
-use crate::tls::{Clients, sha256};
+use crate::tls::{Clients, sha256_of};
 use crate::types::{Bmc, ConnectOptions};
 use crate::wol::Wol;
 
@@ -169,12 +169,8 @@ fn fingerprint(options: &ConnectOptions) -> [u8; 32] {
     let address = address.to_string();
     let (user, password) =
         credentials.as_ref().map_or(("", ""), |it| (it.username.as_str(), it.password.as_str()));
-    let mut text = vec![u8::from(credentials.is_some()), u8::from(ca_pem.is_some()), u8::from(*insecure)];
+    let there = [u8::from(credentials.is_some()), u8::from(ca_pem.is_some()), u8::from(*insecure)];
     let pin = certificate_sha256.as_ref().map_or(&[][..], |pin| pin);
     let ca = ca_pem.as_deref().unwrap_or_default();
-    for part in [address.as_bytes(), user.as_bytes(), password.as_bytes(), ca, pin] {
-        text.extend_from_slice(&(part.len() as u64).to_be_bytes());
-        text.extend_from_slice(part);
-    }
-    sha256(&text)
+    sha256_of(&[&there, address.as_bytes(), user.as_bytes(), password.as_bytes(), ca, pin])
 }

@@ -5,6 +5,8 @@
 mod ipmi_sim;
 #[path = "common/pyghmi.rs"]
 mod pyghmi;
+#[path = "../../../tests/shared/python.rs"]
+mod python;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

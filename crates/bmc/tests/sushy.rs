@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "../../../tests/shared/python.rs"]
+mod python;
 
 use std::fs::File;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -23,32 +24,8 @@ const VERSION: &str = "2.2.0";
 const UUID: &str = "27946b59-9e44-4fa7-8e91-f3527a1ef094";
 const MAC: &str = "00:5c:52:31:3a:9c";
 
-/// The Python of the environment that sushy-tools is installed in.
-fn python() -> PathBuf {
-    let cache = std::env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()).map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").expect("HOME or XDG_CACHE_HOME")).join(".cache"),
-        PathBuf::from,
-    );
-    let folder = cache.join("ferric/python");
-    let home = folder.join(format!("sushy-tools-{VERSION}"));
-    let (python, ready) = (home.join("bin/python"), home.join(".ready"));
-    std::fs::create_dir_all(&folder).unwrap();
-    let lock = File::create(folder.join(format!("sushy-tools-{VERSION}.lock"))).unwrap();
-    lock.lock().unwrap();
-    if !ready.exists() {
-        // Past the capture of the test harness: this takes a while.
-        let _ = writeln!(std::io::stderr(), "installing sushy-tools {VERSION} into {}", home.display());
-        let _ = std::fs::remove_dir_all(&home);
-        run(Command::new("python3").args(["-m", "venv"]).arg(&home));
-        run(Command::new(&python).args(["-m", "pip", "install", "-q", &format!("sushy-tools=={VERSION}")]));
-        File::create(ready).unwrap();
-    }
-    python
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+fn sushy_tools() -> PathBuf {
+    python::with("sushy-tools", VERSION).unwrap()
 }
 
 /// A running emulator; ended when dropped, and when the test that started it dies.
@@ -74,7 +51,7 @@ sys.exit(main())";
 
 impl Emulator {
     async fn start(settings: impl Fn(&Path) -> String) -> Self {
-        let python = tokio::task::spawn_blocking(python).await.unwrap();
+        let python = tokio::task::spawn_blocking(sushy_tools).await.unwrap();
         for _ in 0..5 {
             let folder = tempfile::tempdir().unwrap();
             // Free when asked; if somebody else takes it first the emulator ends, and another port is tried.
@@ -238,7 +215,7 @@ async fn basic_authentication() {
         let file = folder.join("htpasswd");
         let hash =
             "import bcrypt, sys\nprint('admin:' + bcrypt.hashpw(b'secret', bcrypt.gensalt(4)).decode())";
-        let output = Command::new(python()).args(["-c", hash]).output().unwrap();
+        let output = Command::new(sushy_tools()).args(["-c", hash]).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         std::fs::write(&file, output.stdout).unwrap();
         format!("SUSHY_EMULATOR_AUTH_FILE = {file:?}\n")

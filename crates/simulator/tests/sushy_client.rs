@@ -4,10 +4,13 @@
 //! index the test fails and says so.
 #![allow(clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use ferric_simulator::{Delays, Fleet, FleetConfig, JournalEvent};
+
+#[path = "../../../tests/shared/python.rs"]
+mod python;
 
 const SUSHY: &str = "5.14.0";
 
@@ -18,31 +21,9 @@ fn run(command: &mut Command) -> String {
     out.into_owned()
 }
 
-/// A Python with sushy. The folder appears under its name only when it is complete.
-fn python() -> PathBuf {
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))
-        .unwrap();
-    let folder = cache.join("ferric").join("python").join(format!("sushy-{SUSHY}"));
-    let python = folder.join("bin").join("python3");
-    let complete = folder.join(".complete");
-    std::fs::create_dir_all(folder.parent().unwrap()).unwrap();
-    let lock = std::fs::File::create(folder.with_extension("lock")).unwrap();
-    lock.lock().unwrap();
-    if !complete.exists() {
-        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder));
-        run(Command::new(&python)
-            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
-            .arg(format!("sushy=={SUSHY}")));
-        std::fs::write(&complete, "").unwrap();
-    }
-    python
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn sushy_drives_a_bmc() {
-    let python = tokio::task::spawn_blocking(python).await.unwrap();
+    let python = tokio::task::spawn_blocking(|| python::with("sushy", SUSHY).unwrap()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut config = FleetConfig::new(2, folder.path());
     config.delays = Delays::none();

@@ -211,28 +211,28 @@ fn boot_target(
         Ok(method) => method,
         Err(none) => return Some(Err(none)),
     };
-    let Some(number) = number else {
+    let (token, once) = match number {
+        Some(number) => {
+            let lifetime = jiff::SignedDuration::try_from(token_lifetime(context.limits.agent_boot)).ok()?;
+            let expires = Timestamp::now().saturating_add(lifetime).ok()?;
+            (context.boot.keys.mint(key, number, expires).ok()?, true)
+        }
         // It has to be good at each start for as long as the host is to run this system: the record ends it, not time.
-        let token = system::token(host, key, context, Timestamp::MAX)?;
-        let url = |file| boot_url(&context.boot.boot_url, &token, file).to_string();
-        return Some(Ok(match method {
-            BootMethod::VirtualMedia => BootTarget::LiveMedia { url: url(BootFile::Iso) },
-            BootMethod::UefiHttp if context.boot.offers.media => {
-                BootTarget::UefiHttpAlways { url: url(BootFile::Iso) }
-            }
-            BootMethod::UefiHttp => BootTarget::UefiHttpAlways { url: url(BootFile::Script) },
-            BootMethod::Network => BootTarget::NetworkAlways,
-        }));
+        None => (system::token(host, key, context, Timestamp::MAX)?, false),
     };
-    let lifetime = jiff::SignedDuration::try_from(token_lifetime(context.limits.agent_boot)).ok()?;
-    let token = context.boot.keys.mint(key, number, Timestamp::now().saturating_add(lifetime).ok()?).ok()?;
-    let url = |file| boot_url(&context.boot.boot_url, &token, file).to_string();
-    Some(Ok(match method {
-        BootMethod::VirtualMedia => BootTarget::VirtualMedia { url: url(BootFile::Iso) },
-        // Firmware takes an ISO for a CD; an iPXE script is for those that know iPXE, such as the simulator.
-        BootMethod::UefiHttp if context.boot.offers.media => BootTarget::UefiHttp { url: url(BootFile::Iso) },
-        BootMethod::UefiHttp => BootTarget::UefiHttp { url: url(BootFile::Script) },
-        BootMethod::Network => BootTarget::Network,
+    // Firmware takes an ISO for a CD; an iPXE script is for those that know iPXE, such as the simulator.
+    let file = match method {
+        BootMethod::UefiHttp if !context.boot.offers.media => BootFile::Script,
+        _ => BootFile::Iso,
+    };
+    let url = boot_url(&context.boot.boot_url, &token, file).to_string();
+    Some(Ok(match (method, once) {
+        (BootMethod::VirtualMedia, true) => BootTarget::VirtualMedia { url },
+        (BootMethod::VirtualMedia, false) => BootTarget::LiveMedia { url },
+        (BootMethod::UefiHttp, true) => BootTarget::UefiHttp { url },
+        (BootMethod::UefiHttp, false) => BootTarget::UefiHttpAlways { url },
+        (BootMethod::Network, true) => BootTarget::Network,
+        (BootMethod::Network, false) => BootTarget::NetworkAlways,
     }))
 }
 

@@ -361,6 +361,22 @@ impl World {
         }
     }
 
+    /// An image is asked for; runs until there is nothing to do.
+    fn wants(&mut self, desired: Desired, die: impl FnMut(usize) -> bool) -> Plan {
+        self.host.spec.image = Some(desired.image.clone());
+        self.consumer = Consumer::None { desired: Some(desired) };
+        self.settle(die)
+    }
+
+    /// No image is asked for any more: the server is let go.
+    fn wants_nothing(&mut self, die: impl FnMut(usize) -> bool) {
+        self.host.spec.image = None;
+        self.consumer = Consumer::None { desired: None };
+        let plan = self.settle(die);
+        assert_eq!((plan.state, self.running), (State::Available, Running::Nothing), "{:#?}", self.steps);
+        assert!(self.host.spec.record.as_ref().unwrap().image.is_none());
+    }
+
     fn settle_released(&mut self, mut die: impl FnMut(usize) -> bool) -> Plan {
         for step in 0..400 {
             let plan = self.plan();

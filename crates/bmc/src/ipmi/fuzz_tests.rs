@@ -2,8 +2,6 @@
 //! bounded time. `FERRIC_FUZZ_CASES` says how many inputs each decoder gets; the default is a short replay.
 #![allow(clippy::unwrap_used)]
 
-use std::time::{Duration, Instant};
-
 use super::commands::{boot, chassis, device, fru, sensors};
 use super::keys::UserKey;
 use super::keys::tests::{keys, recorded};
@@ -13,54 +11,9 @@ use super::testing::{Dice, FakeBmc};
 use super::wire::rmcp::Class;
 use super::wire::{message, packet, rmcp, setup, v15};
 
-/// Inputs where nobody says how many.
-const REPLAY: u64 = 5_000;
-/// No input may take longer: some ten thousand times what a good one takes.
-const SLOWEST: Duration = Duration::from_secs(1);
-
-/// Changes seeds: bytes, extreme values, cuts, doubled and removed parts, parts of another seed.
-fn fuzz(seeds: &[Vec<u8>], mut decode: impl FnMut(&[u8])) {
-    let cases = std::env::var("FERRIC_FUZZ_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(REPLAY);
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut below = |end: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        usize::try_from(state >> 33).unwrap() % end.max(1)
-    };
-    seeds.iter().for_each(|seed| decode(seed));
-    for number in 0..cases {
-        let mut input = seeds[below(seeds.len())].clone();
-        for _ in 0..=below(6) {
-            let at = below(input.len());
-            match below(8) {
-                _ if input.is_empty() => input.extend((0..below(300)).map(|n| (n * 37) as u8)),
-                0 | 1 => input[at] = below(256) as u8,
-                2 => input[at] ^= 1 << below(8),
-                3 => input[at] = [0, 1, 0x7F, 0x80, 0xFE, 0xFF][below(6)],
-                4 => input.truncate(at),
-                5 => {
-                    let part = input[at..input.len().min(at + below(64))].to_vec();
-                    input.splice(at..at, part);
-                }
-                6 => {
-                    let other = &seeds[below(seeds.len())];
-                    let from = below(other.len());
-                    input.splice(at.., other[from..].iter().copied());
-                }
-                _ => drop(input.drain(at..input.len().min(at + below(20)))),
-            }
-        }
-        // Slow once may be the machine; slow each time is the input.
-        let fast = (0..5).any(|_| {
-            let begun = Instant::now();
-            let fine = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| decode(&input))).is_ok();
-            assert!(fine, "input {number}: {input:02x?}");
-            begun.elapsed() < SLOWEST
-        });
-        assert!(fast, "input {number} is slow: {input:02x?}");
-    }
-}
+#[path = "../../../../tests/shared/fuzz.rs"]
+mod shared;
+use shared::fuzz;
 
 fn datagrams() -> Vec<Vec<u8>> {
     let r = recorded();
@@ -73,7 +26,7 @@ fn datagrams() -> Vec<Vec<u8>> {
 fn no_datagram_harms_the_ipmi_driver() {
     let session_keys: Vec<_> = Suite::ALL.map(|suite| keys(suite, 1)).into();
     let originals = datagrams();
-    fuzz(&originals, |datagram| match rmcp::read(datagram) {
+    fuzz(&originals, 5, |datagram| match rmcp::read(datagram) {
         Some(Class::Ipmi(ipmi)) => {
             let _ = v15::read(ipmi).and_then(message::read);
             let Some(packet) = packet::read(ipmi) else { return };
@@ -104,7 +57,7 @@ fn no_conversation_harms_the_ipmi_driver() {
     let request =
         Request { netfn: 0, command: 1, data: vec![], privilege: Privilege::Operator, repeat: Repeat::Never };
     // The noise comes at each step of a conversation, which it does not disturb.
-    fuzz(&datagrams(), |noise| {
+    fuzz(&datagrams(), 5, |noise| {
         let (mut machine, mut bmc) = (Machine::new(config.clone(), Box::new(Dice(5))), FakeBmc::default());
         machine.submit(1, request.clone(), now);
         while let Some(datagram) = machine.next_datagram() {
@@ -130,7 +83,7 @@ fn no_answer_harms_the_ipmi_driver() {
         vec![0xC0, 3, 0x01, 0x41, 0x81, 0xC1, 0x80, 2, 0x57, 1, 1, 0x41, 0x81, 0xC0, 17, 3, 0x44, 0x81],
         image.clone(),
     ];
-    fuzz(&seeds, |data| {
+    fuzz(&seeds, 5, |data| {
         let _ = (chassis::status(data), device::device(data), device::uuid(data), numbers(data));
         let _ = (boot::device(data, boot::Device::None), sensors::record(data), sensors::health(data));
         let _ = (sensors::reservation(data), fru::length(data));

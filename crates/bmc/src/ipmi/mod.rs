@@ -33,7 +33,7 @@ use crate::breaker::{Breaker, Refusals};
 use crate::counters::Counters;
 use crate::error::BmcError;
 use crate::limits::Limits;
-use crate::tls::sha256;
+use crate::tls::sha256_of;
 use crate::types::{Bmc, BootTarget, ConnectOptions, Credentials, PowerAction, PowerState, SystemFacts};
 use commands::boot::{self, Flags};
 use commands::chassis::{self, Control};
@@ -85,16 +85,12 @@ impl Ipmi {
         let address = format!("ipmi://{}:{}", options.address.host(), options.address.port());
         let Credentials { username, password } =
             options.credentials.as_ref().ok_or_else(|| BmcError::BadOptions { message: String::new() })?;
-        let mut secret = zeroize::Zeroizing::new(Vec::new());
-        for part in [&address, username, password] {
-            secret.extend_from_slice(&(part.len() as u64).to_be_bytes());
-            secret.extend_from_slice(part.as_bytes());
-        }
+        let refusal_key = sha256_of(&[address.as_bytes(), username.as_bytes(), password.as_bytes()]);
         let link = Link::new(options.address.host(), options.address.port(), config, counters.clone());
         Ok(Self {
             address,
             link,
-            refusal_key: sha256(&secret),
+            refusal_key,
             refusals,
             counters,
             breaker: Breaker::default(),

@@ -17,7 +17,7 @@ use super::http::{Answer, Http, Request, X_AUTH_TOKEN};
 use super::json as js;
 use crate::breaker::Refusals;
 use crate::error::BmcError;
-use crate::tls::sha256;
+use crate::tls::sha256_of;
 use crate::types::Credentials;
 
 /// Where sessions are made when the service root does not say.
@@ -63,14 +63,13 @@ pub(crate) struct Badge {
 
 impl Login {
     pub(crate) fn new(address: &str, credentials: Option<Credentials>, refusals: Arc<Refusals>) -> Self {
-        let mut text = Vec::new();
-        if let Some(Credentials { username, password }) = &credentials {
-            for part in [address, username, password] {
-                text.extend_from_slice(&(part.len() as u64).to_be_bytes());
-                text.extend_from_slice(part.as_bytes());
+        let refusal_key = match &credentials {
+            Some(Credentials { username, password }) => {
+                sha256_of(&[address.as_bytes(), username.as_bytes(), password.as_bytes()])
             }
-        }
-        Self { credentials, refusal_key: sha256(&text), refusals, state: Mutex::default() }
+            None => sha256_of(&[]),
+        };
+        Self { credentials, refusal_key, refusals, state: Mutex::default() }
     }
 
     /// What a request carries. `sessions` is where sessions are made. `stale`: a badge that was refused.

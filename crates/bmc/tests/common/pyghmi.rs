@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::io::Write;
 use std::net::{SocketAddr, UdpSocket};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use crate::ipmi_sim::answers;
@@ -48,7 +47,13 @@ impl Drop for Server {
 impl Server {
     /// `None`, with a line that says so, where there is no Python to install it with.
     pub fn start() -> Option<Self> {
-        let python = python()?;
+        let python = match crate::python::with("pyghmi", VERSION) {
+            Ok(python) => python,
+            Err(error) => {
+                let _ = writeln!(std::io::stderr(), "SKIPPED: IPMI against {error}");
+                return None;
+            }
+        };
         for _ in 0..5 {
             // Free when asked; if somebody else takes it first the server ends, and another port is tried.
             let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -79,37 +84,4 @@ impl Server {
         let text = std::fs::read_to_string(self.folder.path().join("told")).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
-}
-
-/// The Python of the environment that pyghmi is installed in.
-fn python() -> Option<PathBuf> {
-    let say = |text: String| drop(writeln!(std::io::stderr(), "{text}"));
-    let cache = std::env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()).map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").expect("HOME or XDG_CACHE_HOME")).join(".cache"),
-        PathBuf::from,
-    );
-    let folder = cache.join("ferric/python");
-    let home = folder.join(format!("pyghmi-{VERSION}"));
-    let (python, ready) = (home.join("bin/python"), home.join(".ready"));
-    std::fs::create_dir_all(&folder).unwrap();
-    let lock = File::create(folder.join(format!("pyghmi-{VERSION}.lock"))).unwrap();
-    lock.lock().unwrap();
-    if !ready.exists() {
-        say(format!("installing pyghmi {VERSION} into {}", home.display()));
-        let _ = std::fs::remove_dir_all(&home);
-        if !Command::new("python3")
-            .args(["-m", "venv"])
-            .arg(&home)
-            .output()
-            .is_ok_and(|it| it.status.success())
-        {
-            say("SKIPPED: IPMI against pyghmi needs: apt-get install python3-venv".to_owned());
-            return None;
-        }
-        let package = format!("pyghmi=={VERSION}");
-        let output = Command::new(&python).args(["-m", "pip", "install", "-q", &package]).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        File::create(ready).unwrap();
-    }
-    Some(python)
 }

@@ -21,12 +21,6 @@ fn kernel() -> Desired {
 }
 
 impl World {
-    fn wants(&mut self, desired: Desired, die: impl FnMut(usize) -> bool) -> Plan {
-        self.host.spec.image = Some(desired.image.clone());
-        self.consumer = Consumer::None { desired: Some(desired) };
-        self.settle(die)
-    }
-
     fn runs_from_memory(&mut self, die: impl FnMut(usize) -> bool) {
         self.settle(|_| false);
         let plan = self.wants(kernel(), die);
@@ -34,11 +28,8 @@ impl World {
     }
 
     fn is_freed(&mut self, die: impl FnMut(usize) -> bool) {
-        self.host.spec.image = None;
-        self.consumer = Consumer::None { desired: None };
-        let plan = self.settle(die);
-        assert_eq!((plan.state, self.running), (State::Available, Running::Nothing), "{:#?}", self.steps);
-        assert!(!self.kernel && self.host.spec.record.as_ref().unwrap().image.is_none());
+        self.wants_nothing(die);
+        assert!(!self.kernel);
     }
 
     fn count(&self, what: &str) -> usize {

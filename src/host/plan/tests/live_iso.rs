@@ -12,20 +12,15 @@ fn live_iso() -> Desired {
 }
 
 impl World {
-    fn runs_live(&mut self, mut die: impl FnMut(usize) -> bool) {
+    fn runs_live(&mut self, die: impl FnMut(usize) -> bool) {
         self.settle(|_| false);
-        self.host.spec.image = Some(live_iso().image);
-        self.consumer = Consumer::None { desired: Some(live_iso()) };
-        let plan = self.settle(&mut die);
+        let plan = self.wants(live_iso(), die);
         assert_eq!((plan.state, self.running), (State::Provisioned, Running::LiveIso), "{:#?}", self.steps);
     }
 
-    fn runs_nothing(&mut self, mut die: impl FnMut(usize) -> bool) {
-        self.host.spec.image = None;
-        self.consumer = Consumer::None { desired: None };
-        let plan = self.settle(&mut die);
-        assert_eq!((plan.state, self.running), (State::Available, Running::Nothing), "{:#?}", self.steps);
-        assert!(!self.medium && self.host.spec.record.as_ref().unwrap().image.is_none());
+    fn runs_nothing(&mut self, die: impl FnMut(usize) -> bool) {
+        self.wants_nothing(die);
+        assert!(!self.medium);
     }
 }
 
@@ -67,9 +62,7 @@ fn an_image_and_a_live_iso_replace_each_other() {
     let mut world = World::new();
     world.runs_live(|_| false);
     let written = |world: &mut World, desired: Desired| {
-        world.host.spec.image = Some(desired.image.clone());
-        world.consumer = Consumer::None { desired: Some(desired) };
-        assert_eq!(world.settle(|_| false).state, State::Provisioned);
+        assert_eq!(world.wants(desired, |_| false).state, State::Provisioned);
     };
     written(&mut world, desired());
     assert_eq!((world.writes, world.running, world.medium), (1, Running::Disk, false));

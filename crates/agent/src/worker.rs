@@ -299,7 +299,7 @@ impl Worker {
             bytes_read: written.bytes_read,
             bytes_written: written.bytes_written,
             download_digest: written.download.hex().to_owned(),
-            content_sha256: written.content_sha256,
+            content_hash: written.content.to_string(),
             duration_ms: milliseconds(started.elapsed()),
         })
     }

@@ -91,7 +91,7 @@ async fn one_boot_inspects_cleans_deploys_and_reboots() {
         Outcome::Deploy(result) => {
             assert_eq!((result.root_device.as_str(), result.bytes_written), (DISK, 8 * MIB));
             assert_eq!(result.bytes_read, packed.len() as u64);
-            assert_eq!(result.content_sha256, sha256(&image));
+            assert_eq!(result.content_hash, format!("blake3:{}", blake3::hash(&image)));
         }
         other => panic!("{other:?}"),
     }
@@ -413,7 +413,7 @@ async fn extents_of_a_qcow2_are_written_holes_included_over_broken_connections()
     let outcome = session.complete(&task("deploy", source.hex())).await;
     let Outcome::Deploy(result) = outcome else { panic!("{outcome:?}") };
     assert_eq!((result.bytes_read, result.bytes_written), (stream.len() as u64, 40 * MIB));
-    assert_eq!(result.content_sha256, sha256(&image));
+    assert_eq!(result.content_hash, format!("sha256:{}", sha256(&image)));
     // All but the partition table, whose backup was moved.
     let table = 34 * 512;
     let disk = machine.bytes();

@@ -181,7 +181,7 @@ fn qcow2_to_disk() {
             let mut options = WriteOptions::new(packed.checksum, Compression::Extents);
             options.block_bytes = 64 * 1024;
             let written = write_image(&mut stream.as_slice(), &mut device, &options, &mut go_on).unwrap();
-            assert_eq!(written.content_sha256, packed.content_sha256);
+            assert_eq!(written.content.to_string(), format!("sha256:{}", packed.content_sha256));
             assert_eq!(device.to_bytes(), disk);
         }
     });

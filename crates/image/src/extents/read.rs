@@ -68,10 +68,10 @@ pub(crate) enum Next {
         /// What they must hash to.
         sha256: [u8; HASH],
     },
-    /// As in [`Item`].
+    /// There is nothing more.
     End {
-        /// As in [`Item`].
-        content_sha256: String,
+        /// SHA-256 that the whole disk has then.
+        content_sha256: [u8; HASH],
     },
 }
 
@@ -147,7 +147,7 @@ impl ExtentsReader {
                 check_chunk(number, data, &sha256)?;
                 Ok(Item::Chunk { offset, data })
             }
-            Next::End { content_sha256 } => Ok(Item::End { content_sha256 }),
+            Next::End { content_sha256 } => Ok(Item::End { content_sha256: hex::encode(content_sha256) }),
         }
     }
 
@@ -197,13 +197,14 @@ impl ExtentsReader {
     }
 
     fn end(&mut self, source: &mut dyn Read) -> Result<Next, ExtentsError> {
-        let mut bytes = [0; 8 + HASH];
-        source.read_exact(&mut bytes)?;
-        let said = u64_of(&bytes[..8]);
+        let (mut count, mut content_sha256) = ([0; 8], [0; HASH]);
+        source.read_exact(&mut count)?;
+        source.read_exact(&mut content_sha256)?;
+        let said = u64::from_be_bytes(count);
         if said != self.chunks {
             return invalid(format!("it ends after {} chunks and says {said}", self.chunks));
         }
-        Ok(Next::End { content_sha256: hex::encode(&bytes[8..]) })
+        Ok(Next::End { content_sha256 })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Compression, Stage};
+use super::{Compression, ContentHash, Stage};
 use crate::{Checksum, ChecksumAlgorithm, extents::ExtentsError};
 
 /// Why an image is not on the disk. Except where it says otherwise, the disk may have been written to.
@@ -99,15 +99,15 @@ pub enum ImageError {
     },
     /// The disk holds something else than was written to it.
     #[error(
-        "the disk does not hold what was written: sha256 of {bytes} bytes read back is {found}, expected {expected}"
+        "the disk does not hold what was written: {bytes} bytes read back hash to {found}, expected {expected}"
     )]
     Verify {
         /// Bytes that were read back.
         bytes: u64,
         /// Hash of what was written.
-        expected: String,
+        expected: ContentHash,
         /// Hash of what was read back.
-        found: String,
+        found: ContentHash,
     },
     /// The machine has no room for the threads of a write. The disk was not touched, or holds the image unverified.
     #[error("no thread could be started to write the image, free some memory: {0}")]

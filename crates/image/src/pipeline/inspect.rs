@@ -2,15 +2,13 @@
 
 use std::sync::mpsc::{Receiver, SyncSender};
 
-use ring::digest;
-
 use super::{
-    ImageError, ZERO_STEP,
+    ContentHash, ImageError, ZERO_STEP,
+    content::Hasher,
     source::Download,
     unpack::{Data, Item, Start},
 };
 use crate::{
-    ChecksumAlgorithm,
     device::{Run, aligned::Aligned, runs},
     extents::check_chunk,
 };
@@ -42,13 +40,13 @@ pub(super) struct Part {
 pub(super) struct End {
     /// The whole download; its checksum was not compared yet.
     pub(super) download: Download,
-    /// SHA-256 (hex) that the image on the disk must have.
-    pub(super) content: String,
+    /// What the image on the disk must hash to.
+    pub(super) content: ContentHash,
 }
 
 /// Inspects everything that comes, or until the writer is gone. An error is the last thing that is sent.
 pub(super) fn inspect(from: &Receiver<Result<Item, ImageError>>, to: &SyncSender<Result<Step, ImageError>>) {
-    let mut content = ChecksumAlgorithm::Sha256.hasher();
+    let mut content = Hasher::default();
     // Without a word from the stage before, it was the writer that has gone, or a thread has panicked.
     while let Ok(item) = from.recv() {
         let step = item.and_then(|item| step(item, &mut content));
@@ -59,7 +57,7 @@ pub(super) fn inspect(from: &Receiver<Result<Item, ImageError>>, to: &SyncSender
     }
 }
 
-fn step(item: Item, content: &mut digest::Context) -> Result<Step, ImageError> {
+fn step(item: Item, content: &mut Hasher) -> Result<Step, ImageError> {
     match item {
         Item::Start(start) => Ok(Step::Start(start)),
         Item::Data(Data { offset, bytes, read, expected }) => {
@@ -72,7 +70,7 @@ fn step(item: Item, content: &mut digest::Context) -> Result<Step, ImageError> {
             Ok(Step::Part(Part { offset, bytes, runs, read }))
         }
         Item::End { download, content: said } => {
-            let content = said.unwrap_or_else(|| hex::encode(content.clone().finish()));
+            let content = said.unwrap_or_else(|| std::mem::take(content).finish());
             Ok(Step::End(End { download, content }))
         }
     }

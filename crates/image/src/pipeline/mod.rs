@@ -16,6 +16,7 @@
 //! stage that is gone makes those before it end, and nothing outlives the call. So a source must not block for ever:
 //! if the disk fails, the call returns when the read under way does.
 
+mod content;
 mod decode;
 mod error;
 mod inspect;
@@ -38,7 +39,8 @@ use std::{
     thread::{self, Scope, ScopedJoinHandle},
 };
 
-use crate::{Checksum, ChecksumAlgorithm, device::BlockDevice, extents};
+use crate::{Checksum, device::BlockDevice, extents};
+pub use content::ContentHash;
 pub use decode::{Compression, Unpacker};
 pub use error::ImageError;
 use pool::Pool;
@@ -93,8 +95,8 @@ pub struct Written {
     pub bytes_zeroed: u64,
     /// Hash of the download; equals what was asked for.
     pub download: Checksum,
-    /// SHA-256 (hex) of the image, as it was read back; equals what was written.
-    pub content_sha256: String,
+    /// Of the image, as it was read back; equals what was written.
+    pub content: ContentHash,
 }
 
 /// Parts of an image between unpacking and writing.
@@ -121,7 +123,7 @@ pub fn write_image(
     }
     let mut writer = Writer { device, options, limit, observer: observe, zeroed: 0, zeros: Zeros::default() };
     let Body { head, bytes, end } = write_body(source, &mut writer)?;
-    let download = compare(&end.download, &end.content, &options.checksum)?;
+    let download = compare(&end.download, &options.checksum)?;
     if let Err(error) = writer.head(&head).and_then(|()| writer.verify(&end.content, bytes)) {
         writer.spoil(head.len());
         return Err(error);
@@ -131,14 +133,15 @@ pub fn write_image(
         bytes_written: bytes,
         bytes_zeroed: writer.zeroed,
         download,
-        content_sha256: end.content,
+        content: end.content,
     })
 }
 
 /// Everything but the first block, by all threads; returns when they have ended.
 fn write_body(source: &mut (dyn Read + Send), writer: &mut Writer<'_>) -> Result<Body, ImageError> {
     let options = writer.options;
-    let (limit, hasher) = (download_limit(options.compression, writer.limit), download_hasher(options));
+    let (limit, hasher) =
+        (download_limit(options.compression, writer.limit), options.checksum.algorithm().hasher());
     let (parts, part_bytes) = match options.compression {
         Compression::Extents => (EXTENTS, extents::CHUNK),
         _ => (PARTS, writer.block()),
@@ -186,23 +189,15 @@ fn download_limit(compression: Compression, limit: u64) -> u64 {
     }
 }
 
-/// None where the hash of the content is that of the download.
-fn download_hasher(options: &WriteOptions) -> Option<ring::digest::Context> {
-    let algorithm = options.checksum.algorithm();
-    let same = options.compression == Compression::None && algorithm == ChecksumAlgorithm::Sha256;
-    (!same).then(|| algorithm.hasher())
-}
-
-/// Compares a download with what was asked for. `content` is the SHA-256 of what was in it.
-fn compare(download: &Download, content: &str, expected: &Checksum) -> Result<Checksum, ImageError> {
-    let found = download.hash.as_deref().unwrap_or(content);
-    if found == expected.hex() {
+/// Compares a download with what was asked for.
+fn compare(download: &Download, expected: &Checksum) -> Result<Checksum, ImageError> {
+    if download.hash == expected.hex() {
         return Ok(expected.clone());
     }
     Err(ImageError::Checksum {
         algorithm: expected.algorithm(),
         bytes: download.bytes,
         expected: expected.hex().to_owned(),
-        found: found.to_owned(),
+        found: download.hash.clone(),
     })
 }

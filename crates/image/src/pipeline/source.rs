@@ -31,8 +31,8 @@ pub(super) enum Fed {
 pub(super) struct Download {
     /// How many bytes came.
     pub(super) bytes: u64,
-    /// Their hash in hex; none when the content's own hash says the same.
-    pub(super) hash: Option<String>,
+    /// Their hash in hex.
+    pub(super) hash: String,
 }
 
 impl Download {
@@ -52,7 +52,7 @@ impl Download {
 /// sent, after all whole buffers that came before it.
 pub(super) fn feed(
     source: &mut dyn Read,
-    mut hasher: Option<digest::Context>,
+    mut hasher: digest::Context,
     limit: u64,
     pool: &Pool,
     to: &SyncSender<Result<Fed, ImageError>>,
@@ -74,15 +74,13 @@ pub(super) fn feed(
         bytes += filled as u64;
         if filled > 0 {
             chunk.set_len(filled);
-            if let Some(hasher) = &mut hasher {
-                hasher.update(&chunk);
-            }
+            hasher.update(&chunk);
             if to.send(Ok(Fed::Bytes(chunk))).is_err() {
                 return;
             }
         }
         if end {
-            let hash = hasher.map(|hasher| hex::encode(hasher.finish()));
+            let hash = hex::encode(hasher.finish());
             let _ = to.send(Ok(Fed::End(Download { bytes, hash })));
             return;
         }

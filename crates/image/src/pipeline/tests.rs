@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use ring::digest;
 
 use super::*;
-use crate::{Faults, FaultyDevice, MemDevice};
+use crate::{ChecksumAlgorithm, Faults, FaultyDevice, MemDevice};
 
 /// Gives out data in chunks of odd sizes, and may break off.
 struct Chunks<'a> {
@@ -98,6 +98,14 @@ fn sample(length: usize) -> Vec<u8> {
         .collect()
 }
 
+fn blake3_content(image: &[u8]) -> String {
+    format!("blake3:{}", blake3::hash(image))
+}
+
+fn sha256_content(image: &[u8]) -> String {
+    format!("sha256:{}", sha256(image))
+}
+
 #[test]
 fn a_disk_full_of_older_things_holds_exactly_the_image() {
     let image = sample(700_001);
@@ -108,7 +116,9 @@ fn a_disk_full_of_older_things_holds_exactly_the_image() {
         assert_eq!(device.to_bytes()[..image.len()], image, "{compression}");
         assert_eq!(written.bytes_read, file.len() as u64);
         assert_eq!(written.bytes_written, image.len() as u64);
-        assert_eq!(written.content_sha256, sha256(&image));
+        let content =
+            if compression == Compression::Extents { sha256_content(&image) } else { blake3_content(&image) };
+        assert_eq!(written.content.to_string(), content);
         assert_eq!(written.download.hex(), sha256(&file));
         assert!(written.bytes_zeroed >= ZERO_STEP as u64);
     }
@@ -193,7 +203,10 @@ fn holes_of_extents_are_made_zeros_and_the_whole_disk_is_hashed() {
     let options = WriteOptions { source: Some(qcow2_checksum()), ..options(&file, Compression::Extents) };
     let written = write(&file, &mut disk.clone(), &options).unwrap();
     assert!(disk.to_bytes()[..image.len()] == image);
-    assert_eq!((written.bytes_written, written.content_sha256), (image.len() as u64, sha256(&image)));
+    assert_eq!(
+        (written.bytes_written, written.content.to_string()),
+        (image.len() as u64, sha256_content(&image))
+    );
     // A disk that forgets to zero is found out by the read-back.
     let faults = Faults { lose_zeroes: true, ..Faults::default() };
     let mut device = FaultyDevice::new(MemDevice::from_bytes(vec![0xa5; image.len()]), faults);
@@ -354,7 +367,8 @@ proptest! {
             (Fault::None, result) => {
                 let written = result.unwrap();
                 prop_assert!(holds);
-                prop_assert_eq!(written.content_sha256, sha256(&image));
+                let is = written.content.to_string();
+                prop_assert!(is == blake3_content(&image) || is == sha256_content(&image), "{}", is);
             }
             // A lost write of something that was there anyway is no fault.
             (Fault::ZeroesLost | Fault::WriteLost(_), Ok(_)) => prop_assert!(holds),

@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::*;
-use crate::{Faults, FaultyDevice, MemDevice};
+use crate::{ChecksumAlgorithm, Faults, FaultyDevice, MemDevice};
 
 const BLOCK: usize = ZERO_STEP;
 /// What can be on its way between source and disk: all buffers, and the block that is being written.
@@ -199,7 +199,7 @@ fn reads_of_a_byte_and_interruptions_are_reads() {
     options.checksum = Checksum::new(ChecksumAlgorithm::Sha256, &hash).unwrap();
     let disk = MemDevice::new(length);
     let written = write(Fitful(source, false), disk.clone(), options, go_on).unwrap();
-    assert_eq!((written.bytes_read, written.content_sha256), (length as u64, hash));
+    assert_eq!((written.bytes_read, written.download.hex()), (length as u64, hash.as_str()));
     assert!(disk.to_bytes() == image);
 }
 

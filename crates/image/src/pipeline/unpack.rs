@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Receiver, SyncSender};
 
 use super::{
-    Compression, ImageError, WriteOptions,
+    Compression, ContentHash, ImageError, WriteOptions,
     decode::Decoder,
     pool::Pool,
     source::{Download, Fed, Feed},
@@ -24,8 +24,8 @@ pub(super) enum Item {
     End {
         /// The whole download.
         download: Download,
-        /// SHA-256 (hex) of the whole disk, where the image says so.
-        content: Option<String>,
+        /// Of the whole disk, where the image says so.
+        content: Option<ContentHash>,
     },
 }
 
@@ -155,7 +155,8 @@ fn extents(feed: Feed, options: &WriteOptions, pool: &Pool, to: &To) -> Result<O
                 }
             }
             Ok(Next::End { content_sha256 }) => {
-                return Ok(Some(Item::End { download: decoder.finish()?, content: Some(content_sha256) }));
+                let content = Some(ContentHash::Sha256(content_sha256));
+                return Ok(Some(Item::End { download: decoder.finish()?, content }));
             }
             Err(error) => return Err(explain(&mut decoder, error)),
         }

@@ -6,34 +6,35 @@ use std::{
 };
 
 use super::{
-    ImageError, Stage,
+    ContentHash, ImageError, Stage,
+    content::Hasher,
     pool::{Pool, Returns, pool},
     start,
     write::{Writer, failed},
 };
-use crate::{ChecksumAlgorithm, device::aligned::Aligned};
+use crate::device::aligned::Aligned;
 
 /// Blocks between reader and hasher.
 const BLOCKS: usize = 4;
 
 impl Writer<'_> {
-    /// Compares `length` bytes of the disk, holes included, with the SHA-256 that they must have.
-    pub(super) fn verify(&mut self, expected: &str, length: u64) -> Result<(), ImageError> {
+    /// Compares `length` bytes of the disk, holes included, with what they must hash to.
+    pub(super) fn verify(&mut self, expected: &ContentHash, length: u64) -> Result<(), ImageError> {
         self.device.drop_caches().map_err(failed("drop caches", 0, length))?;
         let (empty, returns) = pool(BLOCKS, self.block());
         let (to, from) = sync_channel(BLOCKS);
         let found = thread::scope(|scope| {
-            let hasher = start(scope, "image-hash", move || hash(&from, &returns))?;
+            let hasher = start(scope, "image-hash", move || hash(expected.hasher(), &from, &returns))?;
             let read = self.read_back(length, &empty, |block| to.send(block).is_ok());
             // The hasher comes to its end.
             drop((to, empty));
             let found = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             read.map(|()| found)
         })?;
-        if found == expected {
+        if found == *expected {
             return Ok(());
         }
-        Err(ImageError::Verify { bytes: length, expected: expected.to_owned(), found })
+        Err(ImageError::Verify { bytes: length, expected: *expected, found })
     }
 
     fn read_back(
@@ -59,12 +60,11 @@ impl Writer<'_> {
     }
 }
 
-/// SHA-256 (hex) of all blocks.
-fn hash(from: &Receiver<Aligned>, returns: &Returns) -> String {
-    let mut hasher = ChecksumAlgorithm::Sha256.hasher();
+/// Hash of all blocks.
+fn hash(mut hasher: Hasher, from: &Receiver<Aligned>, returns: &Returns) -> ContentHash {
     while let Ok(block) = from.recv() {
         hasher.update(&block);
         returns.give(block);
     }
-    hex::encode(hasher.finish())
+    hasher.finish()
 }

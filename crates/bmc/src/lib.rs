@@ -22,6 +22,8 @@ mod wol;
 pub use capture::{Capture, CapturedAnswer};
 pub use counters::{Counters, CountersSnapshot};
 pub use error::BmcError;
+#[cfg(feature = "ipmi-server")]
+pub use ipmi::server as ipmi_server;
 pub use limits::Limits;
 pub use pool::BmcPool;
 pub use quirks::{QuirkError, QuirkMatch, Quirks};

@@ -14,6 +14,8 @@ mod machine;
 mod options;
 #[cfg(test)]
 mod peers;
+#[cfg(any(test, feature = "ipmi-server"))]
+pub mod server;
 mod suite;
 #[cfg(test)]
 mod testing;

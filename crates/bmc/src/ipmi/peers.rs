@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use ferric_api::host::BootMode;
 use tokio::net::UdpSocket;
 
+use super::server::Fate;
 use super::suite::Suite;
 use super::testing::FakeBmc;
 use crate::pool::BmcPool;
@@ -133,5 +134,23 @@ async fn a_cycle_that_is_not_known_is_a_reset_and_nothing_is_sent_twice() {
     let controls: Vec<u8> =
         fake.lock().unwrap().journal.iter().filter(|it| it.0 == 0 && it.1 == 2).map(|it| it.2[0]).collect();
     assert_eq!(controls, [3]);
+    pool.close().await;
+}
+
+#[tokio::test]
+async fn what_is_lost_is_asked_again_and_a_change_of_power_is_not() {
+    let (address, fake) = serve(FakeBmc { power: true, ..FakeBmc::default() }).await;
+    let pool = BmcPool::default();
+    let bmc = pool.get("host", &options(address, Suite::Sha256)).unwrap();
+    fake.lock().unwrap().fate_of.insert((0, 1), Fate::Lost);
+    assert_eq!(bmc.power().await.unwrap(), PowerState::On);
+    fake.lock().unwrap().fate_of.insert((0, 2), Fate::DoneButSilent);
+    let error = bmc.set_power(PowerAction::PowerCycle).await.unwrap_err();
+    assert!(error.to_string().contains("is not repeated blindly"), "{error}");
+    assert_eq!(fake.lock().unwrap().count(0, 2), 1);
+    assert_eq!(bmc.power().await.unwrap(), PowerState::On);
+    fake.lock().unwrap().fate_of.insert((0, 4), Fate::DoneButSays(0xD5));
+    assert_eq!(bmc.identify(5).await.unwrap_err().reason(), "BMCCommandRefused");
+    assert_eq!(fake.lock().unwrap().count(0, 4), 1);
     pool.close().await;
 }

@@ -22,7 +22,7 @@ use super::wire::rmcp::{self, Class};
 use super::wire::v15;
 use login::Login;
 pub(crate) use types::{Answer, Chance, Config, Failure, Privilege, Repeat, Request, Timing};
-use window::Window;
+pub(crate) use window::Window;
 
 /// Network function Application (5.1, table 5-1).
 pub(crate) const APP: u8 = 0x06;

@@ -36,7 +36,7 @@ impl Message<'_> {
     }
 
     /// The bytes of an answer, as a BMC writes it.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "ipmi-server"))]
     pub(crate) fn answer(&self) -> Vec<u8> {
         self.write(CONSOLE, BMC)
     }

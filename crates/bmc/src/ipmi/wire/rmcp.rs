@@ -58,6 +58,22 @@ pub(crate) fn ping(tag: u8) -> Vec<u8> {
     bytes
 }
 
+/// What a BMC answers to an ASF message: to a ping with a pong that says that IPMI is spoken.
+#[cfg(any(test, feature = "ipmi-server"))]
+pub(crate) fn pong_to(asf: &[u8]) -> Option<Vec<u8>> {
+    let mut reader = Reader::new(asf);
+    let (iana, [kind, tag, _, _]) = (reader.array::<4>()?, reader.array::<4>()?);
+    if iana != IANA_ASF || kind != PING {
+        return None;
+    }
+    let mut bytes = vec![VERSION, 0, NO_ACK, CLASS_ASF];
+    bytes.extend(IANA_ASF);
+    bytes.extend([PONG, tag, 0, 16]);
+    bytes.extend(IANA_ASF);
+    bytes.extend([0, 0, 0, 0, ENTITY_IPMI | 1, 0, 0, 0, 0, 0, 0, 0]);
+    Some(bytes)
+}
+
 /// What a presence pong says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pong {
@@ -111,5 +127,7 @@ mod tests {
         for cut in 0..asf.len() {
             assert_eq!(pong(&asf[..cut]), None);
         }
+        assert_eq!(pong_to(&ping(0x11)[4..]).as_ref(), Some(&answer));
+        assert_eq!(pong_to(asf), None);
     }
 }

@@ -101,10 +101,18 @@ pub(super) fn cleaning(mut result: CleanResult) -> Result<CleanResult, TooMany> 
 /// What was written, bounded likewise.
 pub(super) fn deployment(mut result: DeployResult) -> DeployResult {
     let r = &mut result;
-    [&mut r.root_device, &mut r.root_serial, &mut r.download_digest, &mut r.content_hash, &mut r.boot_entry]
-        .into_iter()
-        .for_each(fact);
+    [
+        &mut r.root_device,
+        &mut r.root_serial,
+        &mut r.download_digest,
+        &mut r.content_hash,
+        &mut r.boot_entry,
+        &mut r.loaded_kernel,
+    ]
+    .into_iter()
+    .for_each(fact);
     r.boot_warning = message(std::mem::take(&mut r.boot_warning));
+    r.load_problem = message(std::mem::take(&mut r.load_problem));
     result
 }
 

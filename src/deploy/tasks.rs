@@ -65,7 +65,7 @@ pub enum TaskOutcome {
     /// The evidence of cleaning.
     Clean(Arc<CleanResult>),
     /// What was written.
-    Deploy(DeployResult),
+    Deploy(Arc<DeployResult>),
     /// The machine is about to do this.
     Power(PowerAction),
 }
@@ -239,7 +239,7 @@ fn outcome_of(task: Option<&Task>, outcome: Option<Outcome>) -> TaskState {
             Err(error) => nonsense(error.to_string()),
         },
         Some(Outcome::Deploy(r)) if fits(|w| matches!(w, Work::Deploy(_))) => {
-            TaskState::Succeeded(TaskOutcome::Deploy(screen::deployment(r)))
+            TaskState::Succeeded(TaskOutcome::Deploy(Arc::new(screen::deployment(r))))
         }
         Some(Outcome::Power(r)) if fits(|w| matches!(w, Work::Power(_))) => {
             TaskState::Succeeded(TaskOutcome::Power(r.action()))

@@ -106,6 +106,8 @@ pub struct WrittenDisk {
     pub boot_entry: Option<String>,
     /// Why there is none.
     pub boot_warning: Option<String>,
+    /// The kernel of the disk that the agent has loaded.
+    pub loaded_kernel: Option<String>,
 }
 
 impl From<&DeployResult> for WrittenDisk {
@@ -115,17 +117,29 @@ impl From<&DeployResult> for WrittenDisk {
             root_device: result.root_device.clone(),
             root_serial_number: said(&result.root_serial.trim().to_owned()),
             boot_entry: said(&result.boot_entry),
-            boot_warning: said(&result.boot_warning),
+            boot_warning: warning(&result.boot_warning, &result.load_problem),
+            loaded_kernel: said(&result.loaded_kernel),
         }
     }
 }
 
+/// What went wrong with starting the disk, though it starts.
+fn warning(boot: &str, load: &str) -> Option<String> {
+    let load = match load {
+        "" => String::new(),
+        why => format!("started through the firmware, not by kexec: {why}"),
+    };
+    let said: Vec<&str> = [boot, &load].into_iter().filter(|text| !text.is_empty()).collect();
+    (!said.is_empty()).then(|| said.join("; "))
+}
+
 impl WrittenDisk {
     fn note(&self, image: &mut ImageRecord) {
-        let Self { root_device, root_serial_number, boot_entry, boot_warning } = self.clone();
+        let Self { root_device, root_serial_number, boot_entry, boot_warning, loaded_kernel } = self.clone();
         image.root_device = Some(root_device);
         image.root_serial_number = root_serial_number;
         (image.boot_entry, image.boot_warning) = (boot_entry, boot_warning);
+        image.loaded_kernel = loaded_kernel;
     }
 }
 

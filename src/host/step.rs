@@ -101,13 +101,18 @@ pub enum AgentTask {
         /// Task ID.
         id: String,
     },
+    /// Start the kernel that was loaded from the written disk.
+    Kexec {
+        /// Task ID.
+        id: String,
+    },
 }
 
 impl AgentTask {
     /// The task ID.
     pub fn id(&self) -> &str {
         match self {
-            Self::Clean { id, .. } | Self::Deploy { id } => id,
+            Self::Clean { id, .. } | Self::Deploy { id } | Self::Kexec { id } => id,
         }
     }
 }

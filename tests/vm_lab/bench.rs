@@ -113,13 +113,18 @@ impl Row {
         self.reach("available", |host| state(host) == State::Available).await;
     }
 
-    /// Asks for an image on a host that nobody claimed, with a marker in its user data.
-    pub async fn ask_for(&self, marker: &str, wanted: &Wanted) {
+    /// Makes the Secret `user-data` with a marker.
+    pub async fn user_data(&self, marker: &str) {
         let user_data = format!(
             "apiVersion: v1\nkind: Secret\nmetadata: {{name: user-data, namespace: {NAMESPACE}}}\n\
              stringData: {{userData: \"#cloud-config\\n# {marker}\\n\"}}\n"
         );
         done(self.stack.bed.apply(&user_data).await);
+    }
+
+    /// Asks for an image on a host that nobody claimed, with a marker in its user data.
+    pub async fn ask_for(&self, marker: &str, wanted: &Wanted) {
+        self.user_data(marker).await;
         let image = json!({ "url": wanted.url, "checksum": wanted.sha256, "format": wanted.format });
         self.patch(
             json!({ "spec": { "online": true, "image": image, "userData": { "name": "user-data" } } }),

@@ -26,6 +26,7 @@ mod bench;
 mod boot;
 mod disks;
 mod images;
+mod kexec;
 #[path = "../lab/mod.rs"]
 mod lab;
 mod live;

@@ -5,7 +5,7 @@ use ferric_testbed::lab::images::tiny_kernel;
 use ferric_testbed::stack::disk::sha256;
 use serde_json::json;
 
-use crate::bench::{NAMESPACE, Row, Wanted, done, lab, server};
+use crate::bench::{Row, Wanted, done, lab, server};
 
 /// Runs the tiny system from memory, starts it once more, and lets the host go.
 async fn ram_only(spec: ServerSpec, proxy: bool, marker: &str, firmware: &str) {
@@ -21,11 +21,7 @@ async fn ram_only(spec: ServerSpec, proxy: bool, marker: &str, firmware: &str) {
     let (kernel, initrd) = done(tiny_kernel().await);
     let (_kernels, kernel) = Wanted::of(&kernel, "kernel").await;
     let (_initrds, initrd) = Wanted::of(&initrd, "raw").await;
-    let user_data = format!(
-        "apiVersion: v1\nkind: Secret\nmetadata: {{name: user-data, namespace: {NAMESPACE}}}\n\
-         stringData: {{userData: \"#cloud-config\\n# {marker}\\n\"}}\n"
-    );
-    done(row.stack.bed.apply(&user_data).await);
+    row.user_data(marker).await;
     let image = json!({
         "url": kernel.url, "checksum": kernel.sha256, "format": kernel.format,
         "initrd": { "url": initrd.url, "checksum": initrd.sha256 },

@@ -4,6 +4,7 @@
 //! It is a library so that the same code runs as the only process of a real machine and, a thousand times over, in the
 //! simulator: everything that belongs to one machine comes through [`Platform`].
 //!
+//! - [`loader_config`]: which kernel a written disk would start. Pure.
 //! - [`hints`]: which disk is the root disk. Pure.
 //! - [`plan`]: what a task means, and whether it can be done. Pure.
 //! - [`run`]: the whole life, from boot data to [`Exit`].
@@ -19,6 +20,7 @@ pub mod erase;
 pub mod hints;
 mod ledger;
 pub mod load_option;
+pub mod loader_config;
 mod options;
 pub mod plan;
 mod platform;

@@ -28,6 +28,8 @@ pub struct DeployPlan {
     pub ca_pem: Vec<u8>,
     /// What to put beside it.
     pub config_drive: Option<Drive>,
+    /// Whether to have its kernel loaded.
+    pub load_kernel: bool,
 }
 
 /// A config drive in one of its layouts.
@@ -119,6 +121,7 @@ pub fn deploy(
         write: WriteOptions { max_bytes: image.max_bytes, block_bytes, ..write },
         ca_pem: image.ca_pem.clone(),
         config_drive,
+        load_kernel: task.load_kernel,
     })
 }
 
@@ -314,6 +317,7 @@ mod tests {
                 ca_pem: vec![],
             }),
             root_device_hints: None,
+            load_kernel: false,
             config_drive: Some(v1::ConfigDrive {
                 format: v1::ConfigDriveFormat::Nocloud.into(),
                 instance_id: "claim-1".into(),

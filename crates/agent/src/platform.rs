@@ -33,6 +33,12 @@ pub trait Platform: Send + Sync + 'static {
         Ok(Box::new(NoCommands::default()))
     }
 
+    /// Has the kernel of a disk that was written loaded, so that the machine can be restarted into it without its firmware
+    /// ([`Exit::Kexec`](crate::Exit::Kexec)). Returns what its boot loader calls it; the error is a sentence.
+    fn load_kernel(&self, _disk: &str) -> Result<String, String> {
+        Err("this machine cannot start a kernel by itself".to_owned())
+    }
+
     /// Sets the machine's clock (seconds since 1970). TLS does not depend on it.
     fn set_clock(&self, _unix_seconds: u64) -> io::Result<()> {
         Ok(())

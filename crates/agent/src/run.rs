@@ -32,6 +32,8 @@ const HEARTBEAT: std::ops::RangeInclusive<u64> = 1..=3600;
 pub enum Exit {
     /// Restart the machine.
     Reboot,
+    /// Restart it into the kernel that was loaded ([`Platform::load_kernel`]), without the firmware.
+    Kexec,
     /// Switch it off.
     PowerOff,
     /// Nothing: it was cancelled from outside.
@@ -96,6 +98,7 @@ pub async fn run(
         () = cancel.cancelled() => Ok(Exit::Cancelled),
         action = shared.power_due(patience) => Ok(match action {
             PowerAction::PowerOff => Exit::PowerOff,
+            PowerAction::Kexec => Exit::Kexec,
             PowerAction::Reboot | PowerAction::Unspecified => Exit::Reboot,
         }),
         broken = broken(&mut worker) => Err(AgentError::Worker(broken)),

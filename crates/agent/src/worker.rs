@@ -290,10 +290,17 @@ impl Worker {
             }
         };
         let (done, ()) = tokio::join!(blocking(move || job.run(reader)), feeding);
-        let (disk, written, boot) = done?;
+        let Deployed { disk, written, boot, kernel } = done?;
+        let (loaded_kernel, load_problem) = match kernel {
+            None => Default::default(),
+            Some(Ok(title)) => (title, String::new()),
+            Some(Err(why)) => (String::new(), why),
+        };
         Ok(DeployResult {
             boot_entry: boot.entry,
             boot_warning: boot.warning,
+            loaded_kernel,
+            load_problem,
             root_device: disk.name,
             root_serial: disk.serial_number,
             bytes_read: written.bytes_read,
@@ -446,9 +453,18 @@ struct DeployJob {
     plan: DeployPlan,
 }
 
+/// What came of it.
+struct Deployed {
+    disk: Disk,
+    written: Written,
+    boot: BootEntry,
+    /// The kernel that was loaded, or why none was; nothing where it was not asked for.
+    kernel: Option<Result<String, String>>,
+}
+
 impl DeployJob {
-    fn run(mut self, mut image: ImageReader) -> Result<(Disk, Written, BootEntry), TaskError> {
-        let DeployPlan { disk, url: _, write, ca_pem: _, config_drive } = self.plan;
+    fn run(mut self, mut image: ImageReader) -> Result<Deployed, TaskError> {
+        let DeployPlan { disk, url: _, write, ca_pem: _, config_drive, load_kernel } = self.plan;
         let mut device = open(&*self.platform, &disk)?;
         let written =
             write_image(&mut image, &mut *device, &write, &mut |progress| self.observer.observe(progress))
@@ -473,7 +489,13 @@ impl DeployJob {
                 .map_err(|message| plan::error(TaskErrorCode::NoBootLoader, message))?,
             _ => BootEntry::default(),
         };
-        Ok((disk, written, boot))
+        // The kernel reads the partitions of a disk that nobody has for itself.
+        drop(device);
+        let kernel = load_kernel.then(|| self.platform.load_kernel(&disk.name));
+        if let Some(Err(why)) = &kernel {
+            tracing::warn!(disk = disk.name, why, "the kernel of the written disk is not loaded");
+        }
+        Ok(Deployed { disk, written, boot, kernel })
     }
 }
 

@@ -429,6 +429,15 @@ pub(crate) fn parameters_of_kernel() -> Rule {
     .field_path(".kernelParameters")
 }
 
+/// What is not written is not started from a disk.
+pub(crate) fn after_write_of_written() -> Rule {
+    rule(
+        "!has(self.bootAfterWrite) || !has(self.format) || !(self.format in ['kernel', 'live-iso'])",
+        "image.bootAfterWrite is about images that are written to a disk: remove it, or use another format",
+    )
+    .field_path(".bootAfterWrite")
+}
+
 /// They go through iPXE and GRUB unchanged.
 pub(crate) fn kernel_parameters() -> Rule {
     rule(

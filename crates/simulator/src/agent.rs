@@ -66,6 +66,7 @@ pub(crate) async fn run(server: Arc<Server>, epoch: u64, arguments: &str, cancel
             Exit::Crash("simulated fault: the agent died in the middle of writing".to_owned())
         }
         exit = ferric_agent::run(boot, platform, options, cancel) => match exit {
+            Ok(ferric_agent::Exit::Kexec) => Exit::Kexec,
             Ok(ferric_agent::Exit::Reboot) => Exit::Reboot,
             Ok(ferric_agent::Exit::PowerOff) => Exit::PowerOff,
             Ok(ferric_agent::Exit::Cancelled) => Exit::Crash("the power is gone".to_owned()),

@@ -203,6 +203,8 @@ pub(crate) enum BootProgram {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Exit {
     Reboot,
+    /// The agent starts what it wrote, without the firmware.
+    Kexec,
     PowerOff,
     Crash(String),
 }
@@ -462,6 +464,11 @@ impl Life {
         };
         match exit {
             Exit::Reboot => self.restart(format!("{who}Reboot")),
+            Exit::Kexec => {
+                self.epoch += 1;
+                self.phase = Phase::ReadingDisk;
+                vec![Action::Stop, Action::ReadDisk { epoch: self.epoch }]
+            }
             Exit::PowerOff => {
                 self.epoch += 1;
                 self.power = Power::Off;

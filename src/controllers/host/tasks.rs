@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use ferric_api::BareMetalHost;
-use ferric_api::host::{CleaningDisks, CleaningMode, DiskPreference, DiskType, RootDeviceHints};
+use ferric_api::host::{
+    BootAfterWrite, CleaningDisks, CleaningMode, DiskPreference, DiskType, RootDeviceHints,
+};
 use ferric_protocol::v1;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
@@ -46,6 +48,7 @@ pub(super) async fn submit(
                 .and_then(|record| record.image.as_ref()?.root_device.clone())
                 .unwrap_or_default(),
         }),
+        AgentTask::Kexec { .. } => v1::task::Work::Power(v1::Power { action: v1::PowerAction::Kexec.into() }),
         AgentTask::Deploy { .. } => match deploy(host, key, context).await? {
             Ok(deploy) => v1::task::Work::Deploy(deploy),
             Err((reason, message)) => {
@@ -86,6 +89,7 @@ async fn deploy(
         image: Some(image_for_agent(&context.boot.agent_url, &image)),
         root_device_hints: desired.hints.as_ref().map(hints),
         config_drive: Some(config_drive),
+        load_kernel: desired.image.boot_after_write == Some(BootAfterWrite::Kexec),
     }))
 }
 

@@ -129,7 +129,7 @@ pub(super) fn finished_while_paused(o: &Observation<'_>) -> Option<RecordWrite> 
             .image
             .as_ref()
             .is_some_and(|image| image.write_finished_at.is_none())
-            .then(|| RecordWrite::FinishWrite { written: WrittenDisk::from(result) }),
+            .then(|| RecordWrite::FinishWrite { written: WrittenDisk::from(&**result) }),
         TaskState::Succeeded(TaskOutcome::Clean(_)) if about(id, "clean") => record
             .cleaned
             .is_none()

@@ -255,7 +255,7 @@ pub(super) fn provision(o: &Observation<'_>) -> Plan {
     match view.tasks.get(&id) {
         None => act(state, Action::Task(AgentTask::Deploy { id })),
         Some(TaskState::Succeeded(TaskOutcome::Deploy(result))) => {
-            start_disk(o, Some(WrittenDisk::from(result)))
+            start_disk(o, Some(WrittenDisk::from(&**result)))
         }
         Some(other) => task(state, "writing the image", other),
     }
@@ -305,7 +305,10 @@ fn start_disk(o: &Observation<'_>, written: Option<WrittenDisk>) -> Plan {
 /// The image is on the disk and the host was told to start from it.
 pub(super) fn provisioned(o: &Observation<'_>) -> Plan {
     let number = record(o).and_then(|r| r.agent.as_ref()).map_or(0, |a| a.boot_number);
-    if o.agent.is_some_and(|view| view.boot_number == number) {
+    if let Some(view) = o.agent.filter(|view| view.boot_number == number) {
+        if let Some(plan) = start_kernel(o, view) {
+            return plan;
+        }
         // It is still our agent that runs. Off and on again by the BMC, not a restart from within: what boots next and
         // the ejected medium take effect with the power on some BMCs, and no second boot into the agent can slip in.
         match fresh_power(o) {
@@ -318,6 +321,35 @@ pub(super) fn provisioned(o: &Observation<'_>) -> Plan {
         }
     }
     live::tell_again(o, keep_power(o, State::Provisioned))
+}
+
+/// How long an agent may take until it has started the kernel of the written disk: longer than the provider takes a
+/// connection for alive on which it hears nothing, so that what is then still connected is the agent, and not a system that
+/// came up in its place and is not to be switched off.
+const KEXEC: Duration = Duration::from_secs(180);
+
+/// The agent has loaded the kernel of the disk: it starts that itself. `None`: it has not, or did not come to it, and the
+/// server is restarted.
+fn start_kernel(o: &Observation<'_>, view: &AgentView) -> Option<Plan> {
+    let state = State::Provisioned;
+    let image = record(o)?.image.as_ref().filter(|image| image.loaded_kernel.is_some())?;
+    let deadline = after(image.booted_at.as_ref()?.0, KEXEC);
+    let id = format!("kexec-{}", view.boot_number);
+    let task = view.tasks.get(&id);
+    if matches!(task, Some(TaskState::Failed { .. })) || o.now >= deadline {
+        return None;
+    }
+    Some(match task {
+        None => act(state, Action::Task(AgentTask::Kexec { id })),
+        Some(_) => {
+            let waiting = Wait::new(
+                "AgentTask",
+                "the agent to start the kernel of the written disk",
+                until(o.now, deadline),
+            );
+            wait(state, waiting.until(deadline))
+        }
+    })
 }
 
 /// Keeps the power of a host in use as asked: on while it has a consumer, else as `spec.online` says.

@@ -23,6 +23,7 @@ use crate::host::{Action, AgentTask, Consumer, Job, Observation, RecordWrite, St
 use crate::key::Key;
 
 mod kernel;
+mod kexec;
 mod live_iso;
 
 /// What really runs on the server.
@@ -45,6 +46,8 @@ struct World {
     next_boot: Option<i64>,
     /// The live ISO is in the drive, and the server told to start from it.
     medium: bool,
+    /// The agent has loaded the kernel of the disk that it wrote; whether it starts it when it is told.
+    kexec: Option<bool>,
     /// The server is told to start the kernel that runs from memory.
     kernel: bool,
     /// The BMC knows one-time settings only.
@@ -98,6 +101,7 @@ impl World {
             running: Running::Nothing,
             next_boot: None,
             medium: false,
+            kexec: None,
             kernel: false,
             one_time: false,
             tasks: BTreeMap::new(),
@@ -306,13 +310,23 @@ impl World {
                 self.cleanings += 1;
                 TaskOutcome::Clean(Arc::new(CleanResult::default()))
             }
+            AgentTask::Kexec { .. } => {
+                if self.kexec == Some(true) {
+                    self.running = Running::Disk;
+                    self.tasks.clear();
+                } else {
+                    self.tasks.insert(task.id().to_owned(), TaskState::Sent);
+                }
+                return;
+            }
             AgentTask::Deploy { .. } => {
                 self.disk = Some(IMAGE.to_owned());
                 self.writes += 1;
-                TaskOutcome::Deploy(DeployResult {
+                TaskOutcome::Deploy(Arc::new(DeployResult {
                     root_device: "/dev/sda".to_owned(),
+                    loaded_kernel: self.kexec.map(|_| "Debian".to_owned()).unwrap_or_default(),
                     ..DeployResult::default()
-                })
+                }))
             }
         };
         self.tasks.insert(task.id().to_owned(), TaskState::Succeeded(outcome));

@@ -11,7 +11,9 @@ use ferric_agent::{FirmwareVariables, erase::Drive};
 use ferric_image::{BlockDevice, DirectDisk};
 use ferric_protocol::v1::{BootMode, Cpu, Disk, DiskType, Inventory, Nic};
 
-use super::{dmi, drive::RealDrive, efivars::EfiVariables, gpu, neighbours::Neighbours, smbios, sysfs};
+use super::{
+    dmi, drive::RealDrive, efivars::EfiVariables, gpu, kexec, neighbours::Neighbours, smbios, sysfs,
+};
 
 /// `/sys/block/*/size` counts in these, whatever the disk's block size (Documentation/ABI/stable/sysfs-block).
 const SECTOR: u64 = 512;
@@ -50,6 +52,10 @@ impl ferric_agent::Platform for Machine {
 
     fn open_drive(&self, name: &str) -> io::Result<Box<dyn Drive>> {
         Ok(Box::new(RealDrive::open(Path::new("/sys"), Path::new(name))?))
+    }
+
+    fn load_kernel(&self, disk: &str) -> Result<String, String> {
+        kexec::load(disk)
     }
 
     fn set_clock(&self, unix_seconds: u64) -> io::Result<()> {

@@ -91,6 +91,7 @@ fn start() -> ! {
         runtime.block_on(live(boot, plan, boot_interface(&cmdline), loader))
     }));
     match lived {
+        Ok(Ok(Exit::Kexec)) => end(RebootCommand::Kexec, "starting the kernel of the written disk"),
         Ok(Ok(Exit::Reboot)) => end(RebootCommand::Restart, "restarting"),
         Ok(Ok(Exit::PowerOff | Exit::Cancelled)) => end(RebootCommand::PowerOff, "switching off"),
         Ok(Err(error)) => give_up(&error),
@@ -213,7 +214,7 @@ fn give_up(why: &str) -> ! {
 }
 
 /// Ends the machine. All that was promised to be on the disk was synced when it was promised.
-fn end(how: RebootCommand, what: &str) -> ! {
+fn end(mut how: RebootCommand, what: &str) -> ! {
     say(what);
     // A disk that does not answer keeps this waiting for ever: it is not waited for.
     let (done, synced) = std::sync::mpsc::channel();
@@ -228,6 +229,11 @@ fn end(how: RebootCommand, what: &str) -> ! {
     loop {
         if let Err(error) = rustix::system::reboot(how) {
             say(&format!("{what} failed: {error}"));
+            if how == RebootCommand::Kexec {
+                // The firmware starts the disk as well.
+                how = RebootCommand::Restart;
+                continue;
+            }
         }
         std::thread::sleep(Duration::from_secs(5));
     }

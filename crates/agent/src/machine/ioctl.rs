@@ -1,9 +1,14 @@
-//! The two requests to the kernel that no safe library has: NVMe admin commands and SCSI commands. What is sent and what
-//! is answered is encoded and decoded in [`ferric_agent::erase`]; here is only the exchange, and the only unsafe code of
-//! the project.
+//! The requests to the kernel that no safe library has: NVMe admin commands and SCSI commands, reading a partition table
+//! anew, and loading a kernel to restart into. What is sent to drives and what they answer is encoded and decoded in
+//! [`ferric_agent::erase`]; here is only the exchange, and the only unsafe code of the project.
 #![allow(unsafe_code)]
 
-use std::{ffi::c_void, fs::File, io};
+use std::{
+    ffi::{CString, c_void},
+    fs::File,
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+};
 
 use ferric_agent::erase::{
     CommandError,
@@ -11,7 +16,12 @@ use ferric_agent::erase::{
     nvme::{self, AdminCommand},
     scsi::{self, Addresses, SENSE_BYTES},
 };
-use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl};
+use rustix::ioctl::{Ioctl, IoctlOutput, NoArg, Opcode, ioctl, opcode};
+
+/// `BLKRRPART` (include/uapi/linux/fs.h): the partition table is read anew.
+const READ_PARTITIONS: Opcode = opcode::none(0x12, 95);
+/// `KEXEC_FILE_NO_INITRAMFS` (include/uapi/linux/kexec.h).
+const NO_INITRAMFS: libc::c_ulong = 4;
 
 /// A request that reads and changes a header, and what is at the addresses in it.
 struct Exchange<'a, const N: usize> {
@@ -77,4 +87,35 @@ pub(super) fn ata(disk: &File, command: &ata::Command, data: &mut [u8]) -> Resul
     // and `data`, which live and are borrowed for as long as this call lasts. The kernel copies no more than these lengths.
     unsafe { ioctl(disk, Exchange { request, header: &mut header }) }.map_err(io::Error::from)?;
     scsi::answer(command.wants_registers(), &header, &sense)
+}
+
+/// Has the kernel read the partition table of a disk anew. Refused while somebody uses a partition.
+pub(super) fn read_partitions(disk: &File) -> io::Result<()> {
+    // SAFETY: this request has no argument, so nothing is read from or written to memory of this process.
+    unsafe { ioctl(disk, NoArg::<READ_PARTITIONS>::new()) }.map_err(io::Error::from)
+}
+
+/// Has the kernel load another one, to be started by a restart of the kind kexec (kexec_file_load(2)).
+pub(super) fn kexec_file_load(
+    kernel: BorrowedFd<'_>,
+    initrd: Option<BorrowedFd<'_>>,
+    arguments: &str,
+) -> io::Result<()> {
+    let arguments = CString::new(arguments)?;
+    let length = libc::c_ulong::try_from(arguments.as_bytes_with_nul().len()).map_err(io::Error::other)?;
+    let (initrd, flags) = initrd.map_or((-1, NO_INITRAMFS), |initrd| (initrd.as_raw_fd(), 0));
+    // SAFETY: the two descriptors are open for as long as they are borrowed, and are only read. `arguments` is a string
+    // with its zero at the end, `length` says how long it is with it, and it lives until the call is over; the kernel
+    // copies it. Nothing is written to memory of this process.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_kexec_file_load,
+            libc::c_long::from(kernel.as_raw_fd()),
+            libc::c_long::from(initrd),
+            length,
+            arguments.as_ptr(),
+            flags,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

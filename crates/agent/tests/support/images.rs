@@ -131,7 +131,8 @@ impl Images {
             max_bytes: 0,
             ca_pem: vec![],
         };
-        let deploy = Deploy { image: Some(image), root_device_hints: None, config_drive: None };
+        let deploy =
+            Deploy { image: Some(image), root_device_hints: None, config_drive: None, load_kernel: false };
         Task { id: id.into(), work: Some(Work::Deploy(deploy)) }
     }
 }

@@ -7,9 +7,9 @@ mod status;
 
 pub use record::{AgentRecord, ClaimRecord, CleanRecord, HostIdentity, HostRecord, ImageRecord};
 pub use spec::{
-    Approval, BareMetalHost, BareMetalHostSpec, BmcDetails, BootMode, CleaningDisks, CleaningMode,
-    ConsumerRef, DiskPreference, DiskType, Image, ImageFormat, Initrd, InspectionMode, RootDeviceHints,
-    SecretName,
+    Approval, BareMetalHost, BareMetalHostSpec, BmcDetails, BootAfterWrite, BootMode, CleaningDisks,
+    CleaningMode, ConsumerRef, DiskPreference, DiskType, Image, ImageFormat, Initrd, InspectionMode,
+    RootDeviceHints, SecretName,
 };
 pub use status::{
     BareMetalHostStatus, BmcStatus, CredentialsStatus, ErrorType, OperationalStatus, ProvisionStatus,

@@ -89,9 +89,13 @@ pub struct ImageRecord {
     /// The boot option that the server's UEFI firmware tries first, as the agent made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_entry: Option<String>,
-    /// Why the agent made no boot option, though the firmware finds the boot loader by itself.
+    /// Why the agent made no boot option, though the firmware finds the boot loader by itself, or did not load the kernel that
+    /// it was to start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_warning: Option<String>,
+    /// The kernel that the agent loaded from the written disk and was told to start, as the disk's boot loader calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loaded_kernel: Option<String>,
     /// Its serial number, by which it is known again: names may change from boot to boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root_serial_number: Option<String>,

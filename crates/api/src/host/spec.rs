@@ -264,6 +264,7 @@ fn accept_fast(schema: &mut schemars::Schema) {
     validation = rules::kernel_with_initrd(),
     validation = rules::initrd_of_kernel(),
     validation = rules::parameters_of_kernel(),
+    validation = rules::after_write_of_written(),
 )]
 pub struct Image {
     /// Where the image is: `http://`, `https://`, or `oci://registry/repository@sha256:…` for an OCI artifact whose only
@@ -302,6 +303,9 @@ pub struct Image {
     #[schemars(length(max = 1024))]
     #[x_kube(validation = rules::kernel_parameters())]
     pub kernel_parameters: Option<String>,
+    /// How the server is started from the disk that the image was written to; `Reboot` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_after_write: Option<BootAfterWrite>,
     /// Name of a Secret of type `kubernetes.io/dockerconfigjson`, in the namespace of the object that names it, with the
     /// credentials of the registry of an `oci://` image. Absent: the registry is asked as anybody may ask.
     #[serde(default, rename = "ociAuthSecretName", skip_serializing_if = "Option::is_none")]
@@ -342,6 +346,16 @@ pub enum ImageFormat {
     LiveIso,
     /// A Linux kernel that runs from memory with an initramfs.
     Kernel,
+}
+
+/// How a server is started from a disk that was just written.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BootAfterWrite {
+    /// Its BMC switches it off and on, and its firmware starts the disk.
+    Reboot,
+    /// The agent starts the kernel that the boot loader on the disk would start, without the firmware in between. Where
+    /// that cannot be done, as `Reboot`; the condition `Provisioned` says why. Each later start is through the firmware.
+    Kexec,
 }
 
 /// The initramfs of a system that runs from memory.

@@ -149,6 +149,7 @@ impl Provider {
                 ca_pem: Vec::new(),
             }),
             root_device_hints: None,
+            load_kernel: false,
             config_drive: Some(v1::ConfigDrive {
                 format: v1::ConfigDriveFormat::Nocloud.into(),
                 instance_id: "i-1".to_owned(),

@@ -44,6 +44,10 @@ const VIRTUAL: Choice = Choice {
         "xen_netfront",
         "isofs",
         "vfat",
+        // What a written disk may have its kernel on, for starting it without the firmware.
+        "ext4",
+        "xfs",
+        "btrfs",
         "nls_cp437",
         "nls_ascii",
         "nls_iso8859_1",

@@ -247,7 +247,8 @@ impl Provider {
         match response.end() {
             PowerAction::Unspecified => {}
             PowerAction::PowerOff => return Ok(Registered::AndDone(Exit::PowerOff)),
-            PowerAction::Reboot => return Ok(Registered::AndDone(Exit::Reboot)),
+            // There is no kernel that could have been loaded.
+            PowerAction::Reboot | PowerAction::Kexec => return Ok(Registered::AndDone(Exit::Reboot)),
         }
         let seconds = u64::from(response.heartbeat_seconds).clamp(*HEARTBEAT.start(), *HEARTBEAT.end());
         Ok(Registered::For(Duration::from_secs(seconds)))

@@ -16,6 +16,7 @@ use ferric_agent::loader_config::{
 };
 use rustix::{
     fs::{MemfdFlags, Mode, OFlags, ResolveFlags, memfd_create, openat2},
+    io::Errno,
     mount::{MountFlags, UnmountFlags, mount, unmount},
 };
 
@@ -27,6 +28,9 @@ const PLACE: &str = "/run/written";
 /// (Documentation/filesystems/ext4, xfs and btrfs).
 const FILESYSTEMS: [(&str, &str); 4] =
     [("ext4", "noload"), ("xfs", "norecovery,nouuid"), ("btrfs", "rescue=nologreplay"), ("vfat", "")];
+/// Code pages that the kernel's vfat asks for at mounting, in its own configuration or that of other distributions
+/// (Documentation/filesystems/vfat: codepage, iocharset).
+const CODE_PAGES: [&str; 4] = ["nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8"];
 /// Where GRUB has its configuration, on its own filesystem or that of the system.
 const GRUB: [&str; 4] = ["boot/grub/grub.cfg", "boot/grub2/grub.cfg", "grub/grub.cfg", "grub2/grub.cfg"];
 /// Where the entries of the Boot Loader Specification are.
@@ -44,25 +48,40 @@ pub(super) fn load(disk: &str) -> Result<String, String> {
         return Err("the running kernel is locked down, and loads only kernels that are signed".to_owned());
     }
     let name = disk.rsplit('/').next().unwrap_or_default();
-    for (filesystem, _) in FILESYSTEMS {
-        if let Some(mut loader) = Loader::for_running_kernel() {
-            loader.load_with(filesystem, c"");
+    if let Some(mut loader) = Loader::for_running_kernel() {
+        for module in FILESYSTEMS.iter().map(|(filesystem, _)| filesystem).chain(&CODE_PAGES) {
+            loader.load_with(module, c"");
         }
     }
     let partitions = partitions(disk, name)?;
-    let mut why = format!("no boot loader configuration was found on the {} partitions", partitions.len());
+    let (mut mounted, mut unmounted, mut found) = (0, None, None);
     for partition in &partitions {
-        let Some(mounted) = Mounted::on(partition) else { continue };
-        match entry_below(&mounted.root) {
+        let filesystem = match Mounted::on(partition) {
+            Ok(filesystem) => filesystem,
+            Err(error) => {
+                unmounted = Some(format!("{}: {error}", partition.display()));
+                continue;
+            }
+        };
+        mounted += 1;
+        match entry_below(&filesystem.root) {
             Ok(None) => {}
-            Ok(Some(entry)) => match load_entry(&mounted.root, &entry) {
+            Ok(Some(entry)) => match load_entry(&filesystem.root, &entry) {
                 Ok(()) => return Ok(entry.title),
-                Err(error) => why = format!("{} on {}: {error}", entry.kernel, partition.display()),
+                Err(error) => found = Some(format!("{} on {}: {error}", entry.kernel, partition.display())),
             },
-            Err(error) => why = format!("{}: {error}", partition.display()),
+            Err(error) => found = Some(format!("{}: {error}", partition.display())),
         }
     }
-    Err(why)
+    Err(found.unwrap_or_else(|| nowhere(partitions.len(), mounted, unmounted.as_deref())))
+}
+
+/// Why nothing was found to start. Most disks have a partition without a filesystem: it is no fault by itself, and named.
+fn nowhere(partitions: usize, mounted: usize, unmounted: Option<&str>) -> String {
+    let named = unmounted.map_or_else(String::new, |why| format!(" (the last that was not: {why})"));
+    format!(
+        "no boot loader configuration was found: of the {partitions} partitions, {mounted} could be mounted{named}"
+    )
 }
 
 /// The partitions of the disk as the kernel sees them, once it has looked at what was written.
@@ -101,22 +120,26 @@ struct Mounted {
 }
 
 impl Mounted {
-    fn on(partition: &Path) -> Option<Self> {
-        fs::create_dir_all(PLACE).ok()?;
+    /// Mounts it as the first filesystem that it is. The error is that of the last attempt that says more than that it is
+    /// another filesystem.
+    fn on(partition: &Path) -> Result<Self, String> {
+        fs::create_dir_all(PLACE).map_err(|error| format!("{PLACE} cannot be made: {error}"))?;
         let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        let mut why = None;
         for (filesystem, options) in FILESYSTEMS {
-            let options = std::ffi::CString::new(options).ok()?;
-            if mount(partition, PLACE, filesystem, flags, Some(options.as_c_str())).is_err() {
-                continue;
-            }
-            let opened =
-                rustix::fs::open(PLACE, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-            match opened {
-                Ok(root) => return Some(Self { root }),
-                Err(_) => leave(),
+            let options = std::ffi::CString::new(options).map_err(|error| error.to_string())?;
+            let mounted =
+                mount(partition, PLACE, filesystem, flags, Some(options.as_c_str())).and_then(|()| {
+                    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                    rustix::fs::open(PLACE, flags, Mode::empty()).inspect_err(|_| leave())
+                });
+            match mounted {
+                Ok(root) => return Ok(Self { root }),
+                Err(Errno::INVAL) if why.is_some() => {}
+                Err(error) => why = Some(format!("as {filesystem}: {}", io::Error::from(error))),
             }
         }
-        None
+        Err(why.unwrap_or_default())
     }
 }
 

@@ -1,6 +1,8 @@
 //! Kernel modules: which one a device asks for, what it needs, and loading it.
 //!
-//! Formats: `modules.alias` (`alias PATTERN MODULE`) and `modules.dep` (`FILE: FILE…`) as depmod(8) writes them.
+//! Formats: `modules.alias` (`alias PATTERN MODULE`), `modules.dep` (`FILE: FILE…`) and `modules.softdep`
+//! (`softdep MODULE pre: MODULE… post: MODULE…`) as depmod(8) writes them. Nothing else loads modules: the initramfs has no
+//! modprobe that the kernel could call.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -26,11 +28,13 @@ pub(super) struct Index {
     aliases: Vec<(String, String)>,
     /// File of a module and the files that it needs, nearest first.
     files: HashMap<String, (String, Vec<String>)>,
+    /// Module, and what is better there before it: names of modules, or aliases.
+    soft: HashMap<String, Vec<String>>,
 }
 
 impl Index {
-    /// Reads the texts of `modules.alias` and `modules.dep`. Lines that are none are passed over.
-    pub(super) fn parse(aliases: &str, dependencies: &str) -> Self {
+    /// Reads the texts of `modules.alias`, `modules.dep` and `modules.softdep`. Lines that are none are passed over.
+    pub(super) fn parse(aliases: &str, dependencies: &str, softdeps: &str) -> Self {
         let aliases = aliases
             .lines()
             .filter_map(|line| {
@@ -46,7 +50,14 @@ impl Index {
                 Some((module_name(file), (file.to_owned(), needs)))
             })
             .collect();
-        Self { aliases, files }
+        let mut soft: HashMap<String, Vec<String>> = HashMap::new();
+        for line in softdeps.lines() {
+            let mut words = line.split_ascii_whitespace().skip_while(|word| *word != "softdep").skip(1);
+            let Some(module) = words.next() else { continue };
+            let before = words.skip_while(|word| *word != "pre:").skip(1).take_while(|word| *word != "post:");
+            soft.entry(underscored(module)).or_default().extend(before.map(str::to_owned));
+        }
+        Self { aliases, files, soft }
     }
 
     /// Modules that fit the modalias of a device.
@@ -59,9 +70,36 @@ impl Index {
 
     /// Files to load for a module, in this order. Empty where there is none (it may be built in).
     pub(super) fn order(&self, module: &str) -> Vec<&str> {
-        let Some((file, needs)) = self.files.get(&underscored(module)) else { return Vec::new() };
+        let mut order = Vec::new();
+        self.put(module, &mut HashSet::new(), &mut order);
+        order
+    }
+
+    fn put<'a>(&'a self, module: &str, seen: &mut HashSet<String>, order: &mut Vec<&'a str>) {
+        let name = underscored(module);
+        if !seen.insert(name.clone()) {
+            return;
+        }
+        for word in self.soft.get(&name).into_iter().flatten() {
+            if self.files.contains_key(&underscored(word)) {
+                self.put(word, seen, order);
+            } else {
+                for module in self.fitting(word) {
+                    self.put(module, seen, order);
+                }
+            }
+        }
+        let Some((file, needs)) = self.files.get(&name) else { return };
         // depmod lists what is needed from near to far.
-        needs.iter().rev().map(String::as_str).chain([file.as_str()]).collect()
+        for needed in needs.iter().rev() {
+            let name = module_name(needed);
+            if self.files.contains_key(&name) {
+                self.put(&name, seen, order);
+            } else if seen.insert(name) {
+                order.push(needed);
+            }
+        }
+        order.push(file);
     }
 }
 
@@ -146,7 +184,7 @@ impl Loader {
             .map(|base| Path::new(base).join(&release))
             .find(|folder| folder.join("modules.dep").exists())?;
         let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap_or_default();
-        let index = Index::parse(&read("modules.alias"), &read("modules.dep"));
+        let index = Index::parse(&read("modules.alias"), &read("modules.dep"), &read("modules.softdep"));
         Some(Self { folder, index, tried: HashSet::new(), loaded: 0 })
     }
 
@@ -261,6 +299,7 @@ mod tests {
             "kernel/net/net_failover.ko: kernel/net/failover.ko\n\
              kernel/drivers/net/virtio_net.ko: kernel/net/net_failover.ko kernel/net/failover.ko\n\
              kernel/drivers/virtio/virtio-pci.ko:\n",
+            "",
         );
         assert_eq!(index.fitting("virtio:d00000001v00001AF4").collect::<Vec<_>>(), ["virtio_net"]);
         assert_eq!(
@@ -269,6 +308,31 @@ mod tests {
         );
         assert_eq!(index.order("virtio_pci"), ["kernel/drivers/virtio/virtio-pci.ko"]);
         assert!(index.order("built_in").is_empty());
+    }
+
+    #[test]
+    fn what_is_better_before_a_module_comes_before_it() {
+        let index = Index::parse(
+            "alias crc32c crc32c_intel\nalias crypto-crc32c crc32c_intel\nalias crc32c crc32c-generic\n",
+            "kernel/fs/xfs.ko: kernel/lib/libcrc32c.ko\nkernel/lib/libcrc32c.ko:\nkernel/fs/ext4.ko: kernel/fs/jbd2.ko\n\
+             kernel/crypto/crc32c-intel.ko:\nkernel/crypto/crc32c-generic.ko:\nkernel/a.ko:\nkernel/b.ko:\n",
+            "# softdeps\nsoftdep ext4 pre: crypto-crc32c\nsoftdep libcrc32c pre: crc32c post: nothing\nsoftdep\n\
+             softdep a pre: b\nsoftdep b pre: a\n",
+        );
+        assert_eq!(
+            index.order("xfs"),
+            [
+                "kernel/crypto/crc32c-intel.ko",
+                "kernel/crypto/crc32c-generic.ko",
+                "kernel/lib/libcrc32c.ko",
+                "kernel/fs/xfs.ko"
+            ]
+        );
+        assert_eq!(
+            index.order("ext4"),
+            ["kernel/crypto/crc32c-intel.ko", "kernel/fs/jbd2.ko", "kernel/fs/ext4.ko"]
+        );
+        assert_eq!(index.order("a"), ["kernel/b.ko", "kernel/a.ko"]);
     }
 
     proptest! {

@@ -174,22 +174,23 @@ impl Modules {
             if found.insert(name) {
                 open.extend(module.info.depends.iter().cloned());
                 let soft = module.info.softdeps.iter().flat_map(|text| text.split_whitespace());
-                open.extend(soft.filter(|word| !word.ends_with(':')).filter_map(|word| self.resolve(word)));
+                open.extend(soft.filter(|word| !word.ends_with(':')).flat_map(|word| self.resolve(word)));
             }
         }
         found
     }
 
-    /// The module of this name or exact alias.
-    fn resolve(&self, word: &str) -> Option<String> {
+    /// The module of this name, or those with this exact alias: which of them works is up to the processor.
+    fn resolve(&self, word: &str) -> Vec<String> {
         let name = normal_name(word);
         if self.modules.contains_key(&name) {
-            return Some(name);
+            return vec![name];
         }
         self.modules
             .iter()
-            .find(|(_, module)| module.info.aliases.iter().any(|alias| normal_name(alias) == name))
+            .filter(|(_, module)| module.info.aliases.iter().any(|alias| normal_name(alias) == name))
             .map(|(name, _)| name.clone())
+            .collect()
     }
 
     /// Path of a module below the folder of the kernel version.

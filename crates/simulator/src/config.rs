@@ -21,6 +21,8 @@ pub struct FleetConfig {
     pub base_address: Ipv4Addr,
     /// Port of every BMC; 0 takes a free one.
     pub port: u16,
+    /// UDP port on which every BMC speaks IPMI as well; 0 takes a free one, `None` for Redfish alone.
+    pub ipmi_port: Option<u16>,
     /// Everything that looks random (UUIDs, passwords, jitter) follows from it.
     pub seed: u64,
     /// What the disks are.
@@ -46,6 +48,7 @@ impl FleetConfig {
             classes: vec![HardwareClass::default()],
             base_address: Ipv4Addr::new(127, 64, 0, 1),
             port: 0,
+            ipmi_port: None,
             seed: 1,
             disks: DiskMode::File,
             delays: Delays::default(),

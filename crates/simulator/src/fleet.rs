@@ -40,6 +40,7 @@ pub struct Fleet {
     by_name: HashMap<String, usize>,
     shared: Arc<Shared>,
     port: u16,
+    ipmi_port: Option<u16>,
 }
 
 impl std::fmt::Debug for Fleet {
@@ -77,13 +78,32 @@ impl Fleet {
             specs.into_iter().map(|spec| Arc::new(Server::new(spec, Arc::clone(&shared)))).collect();
         let by_name = servers.iter().enumerate().map(|(n, server)| (server.spec.name.clone(), n)).collect();
         shared.tracker.spawn(crate::redfish::serve(listener, Arc::clone(&servers), Arc::clone(&shared)));
-        Ok(Self { servers, by_name, shared, port })
+        let ipmi_port = match shared.config.ipmi_port {
+            None => None,
+            Some(port) => {
+                let (port, sockets) = crate::ipmi::listen(&servers, port).map_err(|source| {
+                    Error::Listen { address: format!("127.0.0.0/8 UDP port {port}"), source }
+                })?;
+                for (socket, server) in sockets.into_iter().zip(servers.iter()) {
+                    let (server, shared) = (Arc::clone(server), Arc::clone(&shared));
+                    shared.clone().tracker.spawn(crate::ipmi::serve(socket, server, shared));
+                }
+                Some(port)
+            }
+        };
+        Ok(Self { servers, by_name, shared, port, ipmi_port })
     }
 
     /// Port of every BMC.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// UDP port of every BMC for IPMI, if they speak it.
+    #[must_use]
+    pub fn ipmi_port(&self) -> Option<u16> {
+        self.ipmi_port
     }
 
     /// Certificate (PEM) of the authority that signed those of the BMCs.

@@ -16,6 +16,7 @@ mod error;
 mod fault;
 mod fleet;
 mod inventory;
+mod ipmi;
 mod journal;
 mod life;
 mod os;

@@ -40,6 +40,9 @@ struct Options {
     /// Port of every BMC; 0 takes a free one.
     #[arg(long, default_value_t = 8443)]
     port: u16,
+    /// UDP port on which every BMC speaks IPMI v2.0 as well (suites 3 and 17); 0 takes a free one. Redfish alone without.
+    #[arg(long)]
+    ipmi_port: Option<u16>,
     /// Port of the control API on 127.0.0.1; 0 takes a free one.
     #[arg(long, default_value_t = 8444)]
     admin_port: u16,
@@ -141,6 +144,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
         classes: if options.classes.is_empty() { vec![HardwareClass::default()] } else { options.classes },
         base_address: options.base_address,
         port: options.port,
+        ipmi_port: options.ipmi_port,
         seed: options.seed,
         disks: match options.disks {
             Disks::File => DiskMode::File,
@@ -161,9 +165,10 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let out = options.out.unwrap_or(options.state_dir);
     fleet.write_inventory(&out, &manifests)?;
     println!(
-        "ready: {} servers, BMCs on port {}, control API on http://{}, manifests in {}",
+        "ready: {} servers, BMCs on port {}{}, control API on http://{}, manifests in {}",
         options.count,
         fleet.port(),
+        fleet.ipmi_port().map_or_else(String::new, |port| format!(", IPMI on UDP port {port}")),
         admin.address(),
         out.join("manifests.yaml").display()
     );

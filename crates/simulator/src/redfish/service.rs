@@ -20,7 +20,6 @@ use super::resources::{self, ROOT, SESSIONS, View};
 use super::session;
 use crate::fault::BmcFault;
 use crate::journal::JournalEvent;
-use crate::life::{Event, Life};
 use crate::rules::{self, Effect};
 use crate::server::{Inner, Server};
 
@@ -225,12 +224,7 @@ fn execute(server: &Arc<Server>, inner: &mut Inner, command: Command) -> Result<
                 let message = format!("{reset:?} is not possible while the power is {:?}.", inner.life.power);
                 Refusal::new(409, "ActionNotSupported", message)
             })?;
-            if inner.faults.boot_override_forgotten {
-                inner.life.boot = Life::default().boot;
-            }
-            if !inner.faults.power_stuck {
-                server.apply(inner, Event::Reset(reset));
-            }
+            server.reset(inner, reset);
         }
         Command::Boot(patch) => patch.apply(&mut inner.life)?,
         Command::AssetTag(tag) => inner.asset_tag = tag,

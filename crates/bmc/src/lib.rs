@@ -9,6 +9,7 @@ mod capture;
 #[cfg(test)]
 mod cases;
 mod counters;
+mod desk;
 mod error;
 mod ipmi;
 mod limits;
@@ -16,6 +17,7 @@ mod pool;
 mod quirks;
 mod redfish;
 mod tls;
+mod turns;
 mod types;
 mod wol;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Deadlines and limits; [`Limits::default`] suits real BMCs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
     /// TCP and TLS connect.
     pub connect: Duration,
@@ -25,6 +25,10 @@ pub struct Limits {
     pub concurrency: usize,
     /// Operations that wait for one BMC at a time; more are refused as busy.
     pub queue: usize,
+    /// Requests that may go to one BMC without a pause.
+    pub request_burst: u32,
+    /// Requests a second to one BMC in the long run.
+    pub requests_per_second: f64,
     /// Credentials that were refused are not tried again for.
     pub login_pause: Duration,
     /// Transport failures in a row that open the circuit.
@@ -50,7 +54,9 @@ impl Default for Limits {
             body: 4 << 20,
             inspect_requests: 200,
             concurrency: 2,
-            queue: 8,
+            queue: 32,
+            request_burst: 300,
+            requests_per_second: 5.0,
             login_pause: Duration::from_secs(15 * 60),
             failures: 3,
             open_min: Duration::from_secs(5),

@@ -7,6 +7,7 @@ use ferric_api::BmcScheme;
 
 use crate::breaker::Refusals;
 use crate::counters::Counters;
+use crate::desk::Desks;
 use crate::error::BmcError;
 use crate::ipmi::Ipmi;
 use crate::limits::Limits;
@@ -26,6 +27,7 @@ pub struct BmcPool {
     counters: Arc<Counters>,
     limits: Arc<Limits>,
     quirks: Arc<SharedQuirks>,
+    desks: Desks,
 }
 
 #[derive(Debug)]
@@ -77,6 +79,7 @@ impl BmcPool {
             counters: Arc::default(),
             limits: Arc::new(limits),
             quirks: Arc::default(),
+            desks: Desks::default(),
         }
     }
 
@@ -105,18 +108,21 @@ impl BmcPool {
     }
 
     fn make(&self, options: &ConnectOptions) -> Result<Driver, BmcError> {
-        let (refusals, counters, limits) =
-            (self.refusals.clone(), self.counters.clone(), self.limits.clone());
+        let refusals = self.refusals.clone();
+        let desk = || {
+            let address = &options.address;
+            let kind = if address.is_redfish() { "redfish" } else { "ipmi" };
+            let address = format!("{kind}://{}:{}", address.host(), address.port());
+            self.desks.get(address, &self.counters, &self.limits)
+        };
         match options.address.scheme() {
-            BmcScheme::Ipmi => Ipmi::new(options, refusals, counters, limits).map(Arc::new).map(Driver::Ipmi),
-            BmcScheme::Wol if limits.wake_on_lan => Wol::new(options).map(Arc::new).map(Driver::Wol),
+            BmcScheme::Ipmi => Ipmi::new(options, refusals, desk()).map(Arc::new).map(Driver::Ipmi),
+            BmcScheme::Wol if self.limits.wake_on_lan => Wol::new(options).map(Arc::new).map(Driver::Wol),
             BmcScheme::Wol => Err(BmcError::DriverNotAvailable { scheme: "wol".to_owned() }),
             _ => {
                 let client = self.clients.get(options, &self.limits)?;
                 let quirks = self.quirks.clone();
-                Redfish::new(options, client, refusals, counters, limits, quirks)
-                    .map(Arc::new)
-                    .map(Driver::Redfish)
+                Redfish::new(options, client, refusals, desk(), quirks).map(Arc::new).map(Driver::Redfish)
             }
         }
     }

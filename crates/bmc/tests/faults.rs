@@ -268,12 +268,37 @@ async fn few_at_a_time_and_a_short_queue() {
             Reply::json(200, json!({"PowerState": "On"})).after(Duration::from_millis(200))
         })
     });
+    let count = || running.swap(0, std::sync::atomic::Ordering::SeqCst);
+    // Reads that wait for the same thing are one; the first had begun before the others asked.
     let reads = (0..6).map(|_| bmc.power());
     let results = futures::future::join_all(reads).await;
+    assert!(results.iter().all(|result| matches!(result, Ok(PowerState::On))), "{results:?}");
+    assert_eq!(count(), 2);
+
+    let probes = (0..6).map(|_| bmc.probe());
+    let results = futures::future::join_all(probes).await;
     let busy = results.iter().filter(|result| matches!(result, Err(BmcError::Busy { .. }))).count();
-    assert_eq!(busy, 2);
-    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 4);
-    assert_eq!(running.load(std::sync::atomic::Ordering::SeqCst), 4);
+    assert_eq!(busy, 1, "one at work, four that wait");
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 5);
+    assert_eq!(count(), 5);
+}
+
+#[tokio::test]
+async fn hosts_behind_one_bmc_wait_in_one_line() {
+    let limits = Limits { concurrency: 1, ..Limits::default() };
+    let (fake, pool, first) = simple_with(limits).await;
+    let second = pool.get("another host", &fake.options("")).unwrap();
+    first.power().await.unwrap();
+    second.power().await.unwrap();
+    fake.hook(|asked| {
+        let slow = || Reply::json(200, json!({"PowerState": "On"})).after(Duration::from_millis(50));
+        (asked.path == SYSTEM).then(slow)
+    });
+    let begin = std::time::Instant::now();
+    let (a, b) = tokio::join!(first.power(), second.power());
+    a.unwrap();
+    b.unwrap();
+    assert!(begin.elapsed() >= Duration::from_millis(100), "one after the other");
 }
 
 #[tokio::test]

@@ -28,14 +28,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ferric_api::HardwareDetails;
 use ferric_api::host::BootMode;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use crate::breaker::{Breaker, Refusals};
-use crate::counters::Counters;
+use crate::breaker::Refusals;
+use crate::desk::{self, Desk};
 use crate::error::BmcError;
-use crate::limits::Limits;
 use crate::tls::sha256_of;
+use crate::turns::{Together, Urgency};
 use crate::types::{Bmc, BootTarget, ConnectOptions, Credentials, PowerAction, PowerState, SystemFacts};
 use commands::boot::{self, Flags};
 use commands::chassis::{self, Control};
@@ -55,10 +54,8 @@ pub(crate) struct Ipmi {
     link: Link,
     refusal_key: [u8; 32],
     refusals: Arc<Refusals>,
-    counters: Arc<Counters>,
-    limits: Arc<Limits>,
-    breaker: Breaker,
-    operations: Semaphore,
+    desk: Arc<Desk>,
+    power_reads: Together<PowerState>,
     /// Changes go one after the other.
     changes: tokio::sync::Mutex<()>,
     kept: Mutex<Kept>,
@@ -80,24 +77,21 @@ impl Ipmi {
     pub(crate) fn new(
         options: &ConnectOptions,
         refusals: Arc<Refusals>,
-        counters: Arc<Counters>,
-        limits: Arc<Limits>,
+        desk: Arc<Desk>,
     ) -> Result<Self, BmcError> {
         let config = options::config(options)?;
         let address = format!("ipmi://{}:{}", options.address.host(), options.address.port());
         let Credentials { username, password } =
             options.credentials.as_ref().ok_or_else(|| BmcError::BadOptions { message: String::new() })?;
         let refusal_key = sha256_of(&[address.as_bytes(), username.as_bytes(), password.as_bytes()]);
-        let link = Link::new(options.address.host(), options.address.port(), config, counters.clone());
+        let link = Link::new(options.address.host(), options.address.port(), config, desk.counters.clone());
         Ok(Self {
             address,
             link,
             refusal_key,
             refusals,
-            counters,
-            breaker: Breaker::default(),
-            operations: Semaphore::new(limits.queue.max(1)),
-            limits,
+            desk,
+            power_reads: Together::default(),
             changes: tokio::sync::Mutex::default(),
             kept: Mutex::default(),
         })
@@ -105,7 +99,7 @@ impl Ipmi {
 
     /// Ends the session, if there is one.
     pub(crate) async fn close(&self) {
-        let _ = timeout(self.limits.request, self.link.close()).await;
+        let _ = timeout(self.desk.limits.request, self.link.close()).await;
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -116,44 +110,36 @@ impl Ipmi {
         BmcError::Busy { status: 0, url: self.address.clone(), message, retry_after }
     }
 
-    /// Runs an operation: one of a few at a time, let through by the circuit breaker, within its deadline, counted.
+    /// What an operation does in its turn: nothing while its credentials are known to be refused. The network is what the
+    /// circuit breaker looks at.
+    async fn attempt<T>(
+        &self,
+        work: impl Future<Output = Result<T, BmcError>> + Send,
+    ) -> Result<T, BmcError> {
+        if let Some(until) = self.refusals.until(&self.refusal_key, Instant::now()) {
+            return Err(BmcError::Unauthorized {
+                message: "they were refused before".to_owned(),
+                retry_at: Some(until),
+            });
+        }
+        let Desk { breaker, limits, .. } = &*self.desk;
+        let result = work.await;
+        match &result {
+            Err(error @ (BmcError::Unreachable { .. } | BmcError::Timeout { .. })) => {
+                breaker.failed(Instant::now(), limits, rand::random(), &error.to_string());
+            }
+            _ => breaker.answered(),
+        }
+        result
+    }
+
     async fn operation<T>(
         &self,
         what: &'static str,
+        urgency: Urgency,
         work: impl Future<Output = Result<T, BmcError>> + Send,
     ) -> Result<T, BmcError> {
-        let result = async {
-            let _place = self.operations.try_acquire().map_err(|_| {
-                self.busy(format!("{} operations wait for it already", self.limits.queue), None)
-            })?;
-            let _pass = self
-                .breaker
-                .enter(Instant::now())
-                .map_err(|(until, last)| BmcError::CircuitOpen { until, last })?;
-            if let Some(until) = self.refusals.until(&self.refusal_key, Instant::now()) {
-                return Err(BmcError::Unauthorized {
-                    message: "they were refused before".to_owned(),
-                    retry_at: Some(until),
-                });
-            }
-            let deadline = self.limits.operation;
-            let result = timeout(deadline, work)
-                .await
-                .unwrap_or_else(|_| Err(BmcError::Timeout { what: what.to_owned(), after: deadline }));
-            match &result {
-                Err(error @ (BmcError::Unreachable { .. } | BmcError::Timeout { .. })) => {
-                    self.breaker.failed(Instant::now(), &self.limits, rand::random(), &error.to_string());
-                }
-                _ => self.breaker.answered(),
-            }
-            result
-        }
-        .await;
-        if let Err(error) = &result {
-            self.counters.error(error);
-            tracing::debug!(bmc = %self.address, what, %error, "BMC operation failed");
-        }
-        result
+        self.desk.operation(what, urgency, self.attempt(work)).await
     }
 
     fn failed(&self, what: &str, error: LinkError) -> BmcError {
@@ -329,15 +315,16 @@ fn not_by_ipmi(what: &str) -> BmcError {
 #[async_trait]
 impl Bmc for Ipmi {
     async fn probe(&self) -> Result<SystemFacts, BmcError> {
-        self.operation("the probe", self.read_facts()).await
+        self.operation("the probe", Urgency::Survey, self.read_facts()).await
     }
 
     async fn power(&self) -> Result<PowerState, BmcError> {
-        self.operation("the power read", async { Ok(self.status().await?.power) }).await
+        let read = || self.attempt(async { Ok(self.status().await?.power) });
+        self.desk.read("the power read", &self.power_reads, read).await
     }
 
     async fn set_power(&self, action: PowerAction) -> Result<(), BmcError> {
-        self.operation("the change of power", self.change_power(action)).await
+        self.operation("the change of power", desk::urgency(action), self.change_power(action)).await
     }
 
     async fn set_boot(&self, target: &BootTarget) -> Result<(), BmcError> {
@@ -345,16 +332,16 @@ impl Bmc for Ipmi {
     }
 
     async fn set_boot_in(&self, target: &BootTarget, mode: Option<BootMode>) -> Result<(), BmcError> {
-        self.operation("the change of boot target", self.change_boot(target, mode)).await
+        self.operation("the change of boot target", Urgency::Change, self.change_boot(target, mode)).await
     }
 
     async fn identify(&self, seconds: u8) -> Result<(), BmcError> {
         let light =
             async { self.ask("the identification light", chassis::identify(seconds)).await.map(drop) };
-        self.operation("the identification light", light).await
+        self.operation("the identification light", Urgency::Change, light).await
     }
 
     async fn inspect(&self) -> Result<HardwareDetails, BmcError> {
-        self.operation("the inspection", self.read_hardware()).await
+        self.operation("the inspection", Urgency::Survey, self.read_hardware()).await
     }
 }

@@ -66,7 +66,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(http: Http, login: Login, kind: Kind) -> Self {
-        let requests = Semaphore::new(http.limits.concurrency.max(1));
+        let requests = Semaphore::new(http.desk.limits.concurrency.max(1));
         Self { http, login, kind, recorder: None, requests, root: Mutex::default() }
     }
 
@@ -113,6 +113,7 @@ impl Client {
         let root = self.root().await?;
         let (mut stale, mut busy) = (None, 0);
         loop {
+            self.http.desk.pace(request.method != Method::GET).await;
             let answer = {
                 let _permit = self.requests.acquire().await;
                 let badge = self.login.badge(&self.http, root.sessions.as_deref(), stale.as_ref()).await?;
@@ -292,7 +293,7 @@ impl Client {
                 }
                 Outcome::Running => {}
             }
-            let pause = answer.retry_after().unwrap_or(self.http.limits.task_poll);
+            let pause = answer.retry_after().unwrap_or(self.http.desk.limits.task_poll);
             sleep(pause.min(LONGEST_PAUSE)).await;
             let request = Request { method: Method::GET, link: &monitor, body: None, etag: None };
             answer = self.send(&request).await?;

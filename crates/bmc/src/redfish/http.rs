@@ -12,10 +12,8 @@ use serde_json::Value;
 use url::Url;
 
 use super::json;
-use crate::breaker::Breaker;
-use crate::counters::Counters;
+use crate::desk::Desk;
 use crate::error::BmcError;
-use crate::limits::Limits;
 use crate::tls::SharedClient;
 use tokio::time::Instant;
 
@@ -30,9 +28,7 @@ const ODATA_VERSION: HeaderName = HeaderName::from_static("odata-version");
 pub(crate) struct Http {
     pub(crate) client: Arc<SharedClient>,
     pub(crate) base: Url,
-    pub(crate) limits: Arc<Limits>,
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) breaker: Breaker,
+    pub(crate) desk: Arc<Desk>,
 }
 
 /// A request.
@@ -139,7 +135,7 @@ impl Http {
     ) -> Result<Answer, BmcError> {
         let mut url = self.resolve(request.link)?;
         for _ in 0..=REDIRECTS {
-            let deadline = self.limits.request;
+            let deadline = self.desk.limits.request;
             let answer = match tokio::time::timeout(deadline, self.once(request, &url, auth)).await {
                 Ok(answer) => answer,
                 Err(_) => Err(BmcError::Timeout {
@@ -149,10 +145,15 @@ impl Http {
             };
             match &answer {
                 Err(error @ (BmcError::Unreachable { .. } | BmcError::Timeout { .. })) => {
-                    self.breaker.failed(Instant::now(), &self.limits, rand::random(), &error.to_string());
+                    self.desk.breaker.failed(
+                        Instant::now(),
+                        &self.desk.limits,
+                        rand::random(),
+                        &error.to_string(),
+                    );
                 }
                 Err(BmcError::CertificateRejected { .. }) => {}
-                _ => self.breaker.answered(),
+                _ => self.desk.breaker.answered(),
             }
             let answer = answer?;
             let repeats = match answer.status.as_u16() {
@@ -179,14 +180,14 @@ impl Http {
         let (status, headers) = (response.status(), response.headers().clone());
         let too_large = || BmcError::Malformed {
             url: url.path().to_owned(),
-            message: format!("it is larger than {} bytes", self.limits.body),
+            message: format!("it is larger than {} bytes", self.desk.limits.body),
         };
-        if response.content_length().is_some_and(|length| length > self.limits.body as u64) {
+        if response.content_length().is_some_and(|length| length > self.desk.limits.body as u64) {
             return Err(too_large());
         }
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.body_error(&error, url))? {
-            if bytes.len() + chunk.len() > self.limits.body {
+            if bytes.len() + chunk.len() > self.desk.limits.body {
                 return Err(too_large());
             }
             bytes.extend_from_slice(&chunk);
@@ -203,7 +204,7 @@ impl Http {
     ) -> Result<reqwest::Response, reqwest::Error> {
         let mut again = request.method == Method::GET;
         loop {
-            self.counters.request();
+            self.desk.counters.request();
             match self.build(request, url, auth).send().await {
                 Err(error) if again && !error.is_connect() && !error.is_timeout() => again = false,
                 other => return other,
@@ -241,7 +242,7 @@ impl Http {
             return BmcError::CertificateRejected { address, message };
         }
         if error.is_timeout() && !error.is_connect() {
-            return BmcError::Timeout { what: url.path().to_owned(), after: self.limits.request };
+            return BmcError::Timeout { what: url.path().to_owned(), after: self.desk.limits.request };
         }
         BmcError::Unreachable { address, message: root_cause(error) }
     }

@@ -70,7 +70,7 @@ pub(crate) struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub(crate) async fn new(client: &'a Client) -> Result<Self, BmcError> {
         let expand = client.root().await?.expand;
-        let left = client.http.limits.inspect_requests;
+        let left = client.http.desk.limits.inspect_requests;
         Ok(Self { client, left: AtomicUsize::new(left), expand: AtomicBool::new(expand) })
     }
 
@@ -130,7 +130,7 @@ impl<'a> Reader<'a> {
                 None => self.resource(&member.path).await,
             }
         });
-        let width = self.client.http.limits.concurrency.max(1);
+        let width = self.client.http.desk.limits.concurrency.max(1);
         stream::iter(reads)
             .buffered(width)
             .try_filter_map(|found| async move { Ok(found) })
@@ -259,7 +259,7 @@ async fn disks(reader: &Reader<'_>, system: &Value) -> Result<Vec<Storage>, BmcE
         };
         Ok::<_, BmcError>(drive.and_then(|value| drive_of(&value, nvme)))
     });
-    let width = reader.client.http.limits.concurrency.max(1);
+    let width = reader.client.http.desk.limits.concurrency.max(1);
     let disks: Vec<Storage> = stream::iter(reads)
         .buffered(width)
         .try_filter_map(|disk| async move { Ok(disk) })

@@ -23,21 +23,19 @@ mod survey;
 mod systems;
 mod task;
 
-use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use ferric_api::{HardwareDetails, MacAddress};
 use serde_json::Value;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::breaker::Refusals;
-use crate::counters::Counters;
+use crate::desk::{self, Desk};
 use crate::error::BmcError;
-use crate::limits::Limits;
 use crate::quirks::{Kind, SharedQuirks, Through};
 use crate::tls::SharedClient;
+use crate::turns::{Together, Urgency};
 use crate::types::{Bmc, BootMethod, BootTarget, ConnectOptions, PowerAction, PowerState, SystemFacts};
 use client::{Client, Resource};
 use http::Http;
@@ -59,7 +57,7 @@ pub(crate) struct Redfish {
     /// The system that the address names.
     choice: Choice,
     kept: Mutex<Kept>,
-    operations: Semaphore,
+    power_reads: Together<PowerState>,
     /// Changes go one after the other.
     changes: tokio::sync::Mutex<()>,
 }
@@ -80,8 +78,7 @@ impl Redfish {
         options: &ConnectOptions,
         client: Arc<SharedClient>,
         refusals: Arc<Refusals>,
-        counters: Arc<Counters>,
-        limits: Arc<Limits>,
+        desk: Arc<Desk>,
         quirks: Arc<SharedQuirks>,
     ) -> Result<Self, BmcError> {
         let bad = || BmcError::BadOptions {
@@ -91,56 +88,28 @@ impl Redfish {
         let login = Login::new(&base, options.credentials.clone(), refusals);
         let base = base.parse().map_err(|_| bad())?;
         let choice = Choice::of(&options.address)?;
-        let operations = Semaphore::new(limits.queue.max(1));
-        let http = Http { client, base, limits, counters, breaker: Default::default() };
+        let http = Http { client, base, desk };
         Ok(Self {
             client: Client::new(http, login, Kind::new(quirks)),
             choice,
             kept: Mutex::default(),
-            operations,
+            power_reads: Together::default(),
             changes: tokio::sync::Mutex::default(),
         })
     }
 
     /// Ends the session, if there is one.
     pub(crate) async fn close(&self) {
-        let request = self.client.http.limits.request;
+        let request = self.client.http.desk.limits.request;
         let _ = timeout(request, self.client.login.log_out(&self.client.http)).await;
+    }
+
+    fn desk(&self) -> &Desk {
+        &self.client.http.desk
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Runs an operation: one of a few at a time, let through by the circuit breaker, within its deadline, counted.
-    async fn operation<T>(
-        &self,
-        what: &'static str,
-        work: impl Future<Output = Result<T, BmcError>> + Send,
-    ) -> Result<T, BmcError> {
-        let http = &self.client.http;
-        let result = async {
-            let _place = self.operations.try_acquire().map_err(|_| BmcError::Busy {
-                status: 0,
-                url: http.address(),
-                message: format!("{} operations wait for it already", http.limits.queue),
-                retry_after: None,
-            })?;
-            let _pass = http
-                .breaker
-                .enter(Instant::now())
-                .map_err(|(until, last)| BmcError::CircuitOpen { until, last })?;
-            let deadline = http.limits.operation;
-            timeout(deadline, work)
-                .await
-                .unwrap_or_else(|_| Err(BmcError::Timeout { what: what.to_owned(), after: deadline }))
-        }
-        .await;
-        if let Err(error) = &result {
-            http.counters.error(error);
-            tracing::debug!(bmc = %http.base, what, %error, "BMC operation failed");
-        }
-        result
     }
 
     async fn read_facts(&self) -> Result<SystemFacts, BmcError> {
@@ -340,20 +309,21 @@ fn facts(system: &Value, manager: Option<&Value>) -> SystemFacts {
 #[async_trait]
 impl Bmc for Redfish {
     async fn probe(&self) -> Result<SystemFacts, BmcError> {
-        self.operation("the probe", self.read_facts()).await
+        self.desk().operation("the probe", Urgency::Survey, self.read_facts()).await
     }
 
     async fn power(&self) -> Result<PowerState, BmcError> {
-        let read = async { Ok(self.see_power(&self.system().await?.json)) };
-        self.operation("the power read", read).await
+        let read = || async { Ok(self.see_power(&self.system().await?.json)) };
+        self.desk().read("the power read", &self.power_reads, read).await
     }
 
     async fn set_power(&self, action: PowerAction) -> Result<(), BmcError> {
-        self.operation("the change of power", self.change_power(action)).await
+        let work = self.change_power(action);
+        self.desk().operation("the change of power", desk::urgency(action), work).await
     }
 
     async fn set_boot(&self, target: &BootTarget) -> Result<(), BmcError> {
-        self.operation("the change of boot target", self.change_boot(target)).await
+        self.desk().operation("the change of boot target", Urgency::Change, self.change_boot(target)).await
     }
 
     async fn inspect(&self) -> Result<HardwareDetails, BmcError> {
@@ -362,6 +332,6 @@ impl Bmc for Redfish {
             let manager = self.manager(&system).await?.map(|manager| manager.json);
             inspect::inspect(&self.client, &system, manager.as_ref()).await
         };
-        self.operation("the inspection", read).await
+        self.desk().operation("the inspection", Urgency::Survey, read).await
     }
 }

@@ -131,7 +131,7 @@ impl Login {
         let Some(sessions) = sessions else {
             return Ok(Auth::Basic { until: None });
         };
-        http.counters.login();
+        http.desk.counters.login();
         let body = json!({"UserName": credentials.username, "Password": credentials.password});
         let request = Request { method: Method::POST, link: sessions, body: Some(&body), etag: None };
         let answer = http.send(&request, None).await?;

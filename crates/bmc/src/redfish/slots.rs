@@ -139,7 +139,7 @@ impl Redfish {
         otherwise: &str,
         wanted: impl Fn(&Content) -> bool,
     ) -> Result<(), BmcError> {
-        let limit = self.client.http.limits.media;
+        let limit = self.client.http.desk.limits.media;
         let deadline = Instant::now() + limit;
         loop {
             let resource = self.client.get(&slot.path).await?;

@@ -17,6 +17,7 @@ use super::record::Recorder;
 use crate::breaker::Refusals;
 use crate::capture::Capture;
 use crate::counters::Counters;
+use crate::desk::Desk;
 use crate::error::BmcError;
 use crate::limits::Limits;
 use crate::quirks::{QuirkMatch, Quirks, SharedQuirks};
@@ -283,8 +284,12 @@ pub struct Would {
 pub async fn probe(options: ProbeOptions) -> Probed {
     let ProbeOptions { connect, limits, quirks, capture, time } = options;
     // One operation after the other; each has its own deadline besides.
-    let limits =
-        Arc::new(Limits { operation: time, inspect_requests: limits.inspect_requests.max(600), ..limits });
+    let limits = Arc::new(Limits {
+        operation: time,
+        inspect_requests: limits.inspect_requests.max(600),
+        request_burst: limits.request_burst.max(5000),
+        ..limits
+    });
     let shared = Arc::new(SharedQuirks::default());
     shared.set(quirks);
     let counters = Arc::new(Counters::default());
@@ -298,7 +303,8 @@ pub async fn probe(options: ProbeOptions) -> Probed {
         Err(error) => return failed(survey, error),
     };
     let refusals = Arc::new(Refusals::new(limits.login_pause));
-    let redfish = Redfish::new(&connect, client.clone(), refusals, counters.clone(), limits.clone(), shared);
+    let desk = Arc::new(Desk::new(connect.address.to_string(), counters.clone(), limits));
+    let redfish = Redfish::new(&connect, client.clone(), refusals, desk, shared);
     let mut redfish = match redfish {
         Ok(redfish) => redfish,
         Err(error) => return failed(survey, error),

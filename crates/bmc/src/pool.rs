@@ -12,7 +12,7 @@ use crate::error::BmcError;
 use crate::ipmi::Ipmi;
 use crate::limits::Limits;
 use crate::quirks::{Quirks, SharedQuirks};
-use crate::redfish::Redfish;
+use crate::redfish::{Logins, Redfish};
 use crate::tls::{Clients, sha256_of};
 use crate::types::{Bmc, ConnectOptions};
 use crate::wol::Wol;
@@ -28,6 +28,7 @@ pub struct BmcPool {
     limits: Arc<Limits>,
     quirks: Arc<SharedQuirks>,
     desks: Desks,
+    logins: Logins,
 }
 
 #[derive(Debug)]
@@ -80,6 +81,7 @@ impl BmcPool {
             limits: Arc::new(limits),
             quirks: Arc::default(),
             desks: Desks::default(),
+            logins: Logins::default(),
         }
     }
 
@@ -122,7 +124,9 @@ impl BmcPool {
             _ => {
                 let client = self.clients.get(options, &self.limits)?;
                 let quirks = self.quirks.clone();
-                Redfish::new(options, client, refusals, desk(), quirks).map(Arc::new).map(Driver::Redfish)
+                Redfish::new(options, client, refusals, &self.logins, desk(), quirks)
+                    .map(Arc::new)
+                    .map(Driver::Redfish)
             }
         }
     }

@@ -124,3 +124,21 @@ async fn credentials_wanted_and_none_given() {
     fake.state.lock().unwrap().credentials = None;
     pool.get("host", &options).unwrap().probe().await.unwrap();
 }
+
+#[tokio::test]
+async fn hosts_behind_one_bmc_share_a_session_and_the_last_one_ends_it() {
+    let (fake, pool) = (Fake::simple().await, BmcPool::default());
+    for host in ["blade-1", "blade-2"] {
+        pool.get(host, &fake.options("")).unwrap().probe().await.unwrap();
+    }
+    let count = |method: &str, log: &[String]| log.iter().filter(|asked| asked.starts_with(method)).count();
+    assert_eq!(count("POST", &fake.take_log()), 1, "one login");
+
+    pool.forget("blade-1");
+    let second = pool.get("blade-2", &fake.options("")).unwrap();
+    second.power().await.unwrap();
+    assert_eq!(count("DELETE", &fake.take_log()), 0);
+    drop(second);
+    pool.close().await;
+    assert_eq!(count("DELETE", &fake.take_log()), 1);
+}

@@ -55,7 +55,7 @@ pub(crate) struct Resource {
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) http: Http,
-    pub(crate) login: Login,
+    pub(crate) login: Arc<Login>,
     /// What kind of BMC it is, and the rules that follow.
     pub(crate) kind: Kind,
     /// Keeps what is read, for a capture.
@@ -65,7 +65,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(http: Http, login: Login, kind: Kind) -> Self {
+    pub(crate) fn new(http: Http, login: Arc<Login>, kind: Kind) -> Self {
         let requests = Semaphore::new(http.desk.limits.concurrency.max(1));
         Self { http, login, kind, recorder: None, requests, root: Mutex::default() }
     }

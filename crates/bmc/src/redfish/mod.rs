@@ -43,7 +43,7 @@ pub(crate) use identity::{serial as real_serial, uuid as real_uuid};
 use media::Slot;
 use power::Reset;
 pub(crate) use record::Recorded;
-use session::Login;
+pub(crate) use session::Logins;
 pub use survey::{
     Can, FirmwareFound, Health, ManagerFound, MediaSlot, ProbeOptions, Probed, SecureBoot, Service, Survey,
     SystemFound, Temperature, Would, probe,
@@ -78,6 +78,7 @@ impl Redfish {
         options: &ConnectOptions,
         client: Arc<SharedClient>,
         refusals: Arc<Refusals>,
+        logins: &Logins,
         desk: Arc<Desk>,
         quirks: Arc<SharedQuirks>,
     ) -> Result<Self, BmcError> {
@@ -85,7 +86,7 @@ impl Redfish {
             message: format!("{} is no address of a Redfish service", options.address),
         };
         let base = options.address.base_url().ok_or_else(bad)?;
-        let login = Login::new(&base, options.credentials.clone(), refusals);
+        let login = logins.get(&base, options.credentials.clone(), refusals);
         let base = base.parse().map_err(|_| bad())?;
         let choice = Choice::of(&options.address)?;
         let http = Http { client, base, desk };
@@ -98,8 +99,11 @@ impl Redfish {
         })
     }
 
-    /// Ends the session, if there is one.
+    /// Ends the session, if there is one and nobody else uses it.
     pub(crate) async fn close(&self) {
+        if Arc::strong_count(&self.client.login) > 1 {
+            return;
+        }
         let request = self.client.http.desk.limits.request;
         let _ = timeout(request, self.client.login.log_out(&self.client.http)).await;
     }

@@ -8,7 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::Method;
 use reqwest::header::{self, HeaderName, HeaderValue};
 use serde_json::json;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -61,8 +62,37 @@ pub(crate) struct Badge {
     pub(crate) header: Option<(HeaderName, HeaderValue)>,
 }
 
+/// The identities of all BMCs: hosts behind one BMC that name the same user share a session. BMCs have few of them.
+#[derive(Debug, Default)]
+pub(crate) struct Logins(std::sync::Mutex<HashMap<[u8; 32], Weak<Login>>>);
+
+impl Logins {
+    /// The identity of a user at an address.
+    pub(crate) fn get(
+        &self,
+        address: &str,
+        credentials: Option<Credentials>,
+        refusals: Arc<Refusals>,
+    ) -> Arc<Login> {
+        let login = Login::new(address, credentials, refusals);
+        if login.credentials.is_none() {
+            return Arc::new(login);
+        }
+        let mut logins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = logins.get(&login.refusal_key).and_then(Weak::upgrade) {
+            return shared;
+        }
+        if logins.len() >= 64 && logins.len() == logins.capacity() {
+            logins.retain(|_, login| login.strong_count() > 0);
+        }
+        let login = Arc::new(login);
+        logins.insert(login.refusal_key, Arc::downgrade(&login));
+        login
+    }
+}
+
 impl Login {
-    pub(crate) fn new(address: &str, credentials: Option<Credentials>, refusals: Arc<Refusals>) -> Self {
+    fn new(address: &str, credentials: Option<Credentials>, refusals: Arc<Refusals>) -> Self {
         let refusal_key = match &credentials {
             Some(Credentials { username, password }) => {
                 sha256_of(&[address.as_bytes(), username.as_bytes(), password.as_bytes()])

@@ -12,8 +12,8 @@ use ferric_api::HardwareDetails;
 use serde::Serialize;
 use tokio::time::{Duration, timeout};
 
-use super::Redfish;
 use super::record::Recorder;
+use super::{Logins, Redfish};
 use crate::breaker::Refusals;
 use crate::capture::Capture;
 use crate::counters::Counters;
@@ -304,7 +304,7 @@ pub async fn probe(options: ProbeOptions) -> Probed {
     };
     let refusals = Arc::new(Refusals::new(limits.login_pause));
     let desk = Arc::new(Desk::new(connect.address.to_string(), counters.clone(), limits));
-    let redfish = Redfish::new(&connect, client.clone(), refusals, desk, shared);
+    let redfish = Redfish::new(&connect, client.clone(), refusals, &Logins::default(), desk, shared);
     let mut redfish = match redfish {
         Ok(redfish) => redfish,
         Err(error) => return failed(survey, error),

@@ -163,6 +163,23 @@ mod tests {
         assert!(breaker.enter(now).is_ok(), "counts from the start again");
     }
 
+    /// ±20 %: BMCs that failed together do not come back together, and none is left alone for longer than it should.
+    #[test]
+    fn pauses_are_jittered_within_bounds() {
+        let (limits, start) = (Limits::default(), Instant::now());
+        let pauses: Vec<Duration> = (0..=10)
+            .map(|n| {
+                let breaker = Breaker::default();
+                for _ in 0..limits.failures {
+                    breaker.failed(start, &limits, f64::from(n) / 10.0, "x");
+                }
+                breaker.enter(start).unwrap_err().0 - start
+            })
+            .collect();
+        assert!(pauses.windows(2).all(|pair| pair[0] < pair[1]), "{pauses:?}");
+        assert_eq!((pauses[0], pauses[10]), (limits.open_min.mul_f64(0.8), limits.open_min.mul_f64(1.2)));
+    }
+
     #[test]
     fn an_answer_in_between_starts_the_count_again() {
         let (breaker, limits, now) = (Breaker::default(), Limits::default(), Instant::now());

@@ -113,7 +113,7 @@ impl Client {
         let root = self.root().await?;
         let (mut stale, mut busy) = (None, 0);
         loop {
-            self.http.desk.pace(request.method != Method::GET).await;
+            self.http.desk.pace().await;
             let answer = {
                 let _permit = self.requests.acquire().await;
                 let badge = self.login.badge(&self.http, root.sessions.as_deref(), stale.as_ref()).await?;

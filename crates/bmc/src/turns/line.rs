@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// After this time a waiter counts as one step more urgent.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How much depends on an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -79,7 +79,7 @@ impl Line {
         Self { places: places.max(1), capacity, running: Vec::new(), waiting: Vec::new(), next: 0 }
     }
 
-    /// One more that wants its turn.
+    /// One more that wants its turn, after [`Line::call`].
     pub(crate) fn arrive(&mut self, urgency: Urgency, now: Instant) -> Arrival {
         let ticket = Ticket(self.next);
         let entry = Entry { ticket, urgency, since: now };
@@ -110,6 +110,11 @@ impl Line {
     pub(crate) fn leave(&mut self, ticket: Ticket, now: Instant) -> Vec<Ticket> {
         self.running.retain(|entry| entry.ticket != ticket);
         self.waiting.retain(|entry| entry.ticket != ticket);
+        self.call(now)
+    }
+
+    /// Those whose turn it is now: also when nobody left, since who waited long enough finds places that it did not.
+    pub(crate) fn call(&mut self, now: Instant) -> Vec<Ticket> {
         let mut called = Vec::new();
         while let Some(index) = self.first(now) {
             let entry = self.waiting.remove(index);
@@ -211,6 +216,42 @@ mod tests {
         assert_eq!(line.leave(survey, later), [change]);
     }
 
+    /// Whoever hangs in the one place of reads holds up the next read for a while only, and a change never.
+    #[test]
+    fn who_waited_long_enough_takes_the_last_place_though_nobody_left() {
+        let (mut line, start) = (Line::new(2, 8), Instant::now());
+        let hangs = line.arrive(Urgency::Survey, start);
+        let read = ticket(line.arrive(Urgency::Read, start));
+        let soon = start + PATIENCE / 2;
+        assert_eq!(line.call(soon), []);
+        let later = start + PATIENCE;
+        assert_eq!(line.call(later), [read]);
+        assert_eq!(line.leave(read, later), []);
+        assert!(matches!(line.arrive(Urgency::Change, later), Arrival::Go(_)), "{hangs:?}");
+    }
+
+    /// The least urgent is served whatever comes: with changes that never end it waits for as many as came before it
+    /// was of their urgency.
+    #[test]
+    fn nobody_starves() {
+        let (mut line, start) = (Line::new(1, 64), Instant::now());
+        let mut running = ticket(line.arrive(Urgency::Change, start));
+        let survey = ticket(line.arrive(Urgency::Survey, start));
+        for second in 1..100 {
+            let now = start + Duration::from_secs(second);
+            // Two come for each that goes.
+            for _ in 0..2 {
+                assert!(!matches!(line.arrive(Urgency::Change, now), Arrival::Go(_)));
+            }
+            running = line.leave(running, now)[0];
+            if running == survey {
+                assert!(now >= start + PATIENCE * 2);
+                return;
+            }
+        }
+        panic!("it never was its turn");
+    }
+
     fn urgency() -> impl Strategy<Value = Urgency> {
         prop_oneof![Just(Urgency::Survey), Just(Urgency::Read), Just(Urgency::Change), Just(Urgency::Safety)]
     }
@@ -236,6 +277,8 @@ mod tests {
             };
             for (urgency, index, arrives, seconds) in steps {
                 now += Duration::from_secs(seconds);
+                called(line.call(now), &mut running, &mut waiting);
+                prop_assert!(line.first(now).is_none(), "whoever finds a place is called");
                 if arrives || running.is_empty() {
                     match line.arrive(urgency, now) {
                         Arrival::Go(ticket) => running.push(ticket),

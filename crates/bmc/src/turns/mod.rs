@@ -10,13 +10,13 @@ use std::future::Future;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::error::BmcError;
 use crate::limits::Limits;
 use budget::Budget;
 pub(crate) use line::Urgency;
-use line::{Arrival, Line, Ticket};
+use line::{Arrival, Line, PATIENCE, Ticket};
 
 /// The turns at one BMC.
 #[derive(Debug)]
@@ -41,18 +41,28 @@ pub(crate) struct Turn<'a> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        let mut state = self.turns.lock();
+        let (mut state, now) = (self.turns.lock(), Instant::now());
         state.calls.remove(&self.ticket);
-        let mut done = vec![self.ticket];
-        while let Some(ticket) = done.pop() {
-            for called in state.line.leave(ticket, Instant::now()) {
-                // One that has just stopped waiting gives its turn back at once.
-                let heard = state.calls.remove(&called).is_some_and(|call| call.send(()).is_ok());
-                if !heard {
-                    done.push(called);
-                }
+        let called = state.line.leave(self.ticket, now);
+        state.call(called, now);
+    }
+}
+
+impl State {
+    /// Tells those whose turn it is. One that has just stopped waiting gives its turn back at once.
+    fn call(&mut self, mut called: Vec<Ticket>, now: Instant) {
+        while let Some(ticket) = called.pop() {
+            let heard = self.calls.remove(&ticket).is_some_and(|call| call.send(()).is_ok());
+            if !heard {
+                called.extend(self.line.leave(ticket, now));
             }
         }
+    }
+
+    /// Calls those who find a place by now.
+    fn look_again(&mut self, now: Instant) {
+        let called = self.line.call(now);
+        self.call(called, now);
     }
 }
 
@@ -79,9 +89,10 @@ impl Turns {
             message: format!("{waiting} operations wait for it already"),
             retry_after: None,
         };
-        let (turn, call, waiting) = {
-            let mut state = self.lock();
-            let arrival = state.line.arrive(urgency, Instant::now());
+        let (turn, mut call, waiting) = {
+            let (mut state, now) = (self.lock(), Instant::now());
+            state.look_again(now);
+            let arrival = state.line.arrive(urgency, now);
             let waiting = state.line.waiting();
             let ticket = match arrival {
                 Arrival::Go(ticket) => return Ok(Turn { turns: self, ticket }),
@@ -97,7 +108,13 @@ impl Turns {
             // From here on the place in the line is given back, whatever happens.
             (Turn { turns: self, ticket }, receiver, waiting)
         };
-        call.await.map(|()| turn).map_err(|_| busy(waiting))
+        loop {
+            match timeout(PATIENCE, &mut call).await {
+                Ok(called) => return called.map(|()| turn).map_err(|_| busy(waiting)),
+                // It counts as more urgent by now.
+                Err(_) => self.lock().look_again(Instant::now()),
+            }
+        }
     }
 
     /// Waits until the budget allows one more request.

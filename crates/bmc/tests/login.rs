@@ -115,6 +115,26 @@ async fn no_free_session_slot() {
 }
 
 #[tokio::test]
+async fn no_free_session_slot_and_no_basic_authentication_is_no_wrong_password() {
+    let (fake, _pool, bmc) = simple().await;
+    fake.hook(|asked| {
+        if asked.path == SESSIONS {
+            return Some(refusal(503, "Base.1.8.SessionLimitExceeded", "all slots taken"));
+        }
+        asked.headers.contains_key("authorization").then(|| refusal(401, "x", "not with a password"))
+    });
+    for _ in 0..5 {
+        let error = bmc.power().await.unwrap_err();
+        assert!(matches!(error, BmcError::Busy { .. }), "{error}");
+        assert!(error.to_string().contains("all its sessions are taken"), "{error}");
+    }
+    let with_password = fake.take().iter().filter(|a| a.headers.contains_key("authorization")).count();
+    assert_eq!(with_password, 1, "who knows whether it is right: accounts are locked");
+    fake.unhook();
+    bmc.power().await.unwrap();
+}
+
+#[tokio::test]
 async fn credentials_wanted_and_none_given() {
     let (fake, pool) = (Fake::simple().await, BmcPool::default());
     let mut options = fake.options("");

@@ -5,8 +5,8 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use reqwest::Method;
 use reqwest::header::{self, HeaderName, HeaderValue};
+use reqwest::{Method, StatusCode};
 use serde_json::json;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, Weak};
@@ -41,6 +41,8 @@ struct State {
     /// Counts logins, so that requests that failed together log in once.
     generation: u64,
     auth: Option<Auth>,
+    /// Until when basic authentication is not tried, since it was refused while no session slot was free.
+    no_basic_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -123,12 +125,19 @@ impl Login {
         if let Some(stale) = stale
             && stale.generation == state.generation
         {
-            if matches!(state.auth, Some(Auth::Basic { .. })) {
+            match state.auth.take() {
+                // The login was not refused, so this says that it is switched off, not that the password is wrong; but
+                // who knows: it is not tried again soon.
+                Some(Auth::Basic { until: Some(_) }) => {
+                    state.no_basic_until = Some(now + BASIC_FOR);
+                    return Err(full(http));
+                }
                 // The password itself was refused.
-                state.auth = None;
-                return Err(self.refused(now, "basic authentication was refused".into()));
+                Some(Auth::Basic { until: None }) => {
+                    return Err(self.refused(now, "basic authentication was refused".into()));
+                }
+                Some(Auth::Session { .. }) | None => {}
             }
-            state.auth = None;
         }
         if let Some(Auth::Basic { until: Some(until) }) = state.auth
             && now >= until
@@ -142,7 +151,13 @@ impl Login {
                     retry_at: Some(until),
                 });
             }
-            state.auth = Some(self.log_in(http, sessions, credentials).await?);
+            let auth = self.log_in(http, sessions, credentials).await?;
+            if matches!(auth, Auth::Basic { until: Some(_) })
+                && state.no_basic_until.is_some_and(|until| now < until)
+            {
+                return Err(full(http));
+            }
+            state.auth = Some(auth);
             state.generation += 1;
         }
         let header = match &state.auth {
@@ -205,6 +220,16 @@ impl Login {
                 tracing::debug!(bmc = %http.base, %error, "the session was left to expire");
             }
         }
+    }
+}
+
+fn full(http: &Http) -> BmcError {
+    BmcError::Busy {
+        status: StatusCode::SERVICE_UNAVAILABLE.as_u16(),
+        url: http.address(),
+        message: "all its sessions are taken, and it takes no basic authentication: log others out"
+            .to_owned(),
+        retry_after: None,
     }
 }
 

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use super::backoff;
 use super::observation::Limits;
 use super::record::RecordWrite;
+use super::step::Step;
 use crate::deploy::images::ImageState;
 
 /// A value and when it was read.
@@ -66,6 +67,24 @@ impl Job {
             Self::Power(_) => "the server to restart".to_owned(),
             Self::ReadNetwork => "the network data of the agent to be read".to_owned(),
         }
+    }
+
+    /// Whether it changes what the server does.
+    pub fn changes_something(&self) -> bool {
+        match self {
+            Self::BootAgent(_) | Self::BootDisk | Self::BootLiveIso | Self::BootKernel | Self::Power(_) => {
+                true
+            }
+            Self::Probe | Self::Inspect | Self::ReadPower | Self::ReadNetwork => false,
+        }
+    }
+}
+
+/// The power that a change of it leads to.
+pub fn aim(action: PowerAction) -> PowerState {
+    match action {
+        PowerAction::On | PowerAction::ForceRestart | PowerAction::PowerCycle => PowerState::On,
+        PowerAction::ForceOff | PowerAction::GracefulShutdown => PowerState::Off,
     }
 }
 
@@ -130,6 +149,9 @@ impl KnownPorts {
 /// How the reasons of failures begin that are about network data.
 pub const NETWORK_DATA: &str = "NetworkData";
 
+/// The reason of the wait for the next try of a job that failed.
+pub const RETRY: &str = "Retry";
+
 /// A step that failed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Failure {
@@ -145,6 +167,8 @@ pub struct Failure {
     pub not_before: Option<Timestamp>,
     /// Whether it was the BMC (rather than the agent or an image) that failed.
     pub from_bmc: bool,
+    /// The job that failed, where it was one.
+    pub job: Option<Job>,
     /// A next try asks the API server first, and the BMC only if a Secret was mended: it need not wait long.
     pub cheap: bool,
 }
@@ -165,6 +189,34 @@ impl Failure {
             Some(not_before) if not_before > at => not_before,
             _ => at,
         }
+    }
+
+    /// Whether it is over since this job went well, after which the power is known to be so. That a BMC answers to a read
+    /// does not mean that it does what it could not do before.
+    fn is_over(&self, done: &Job, power: Option<PowerState>) -> bool {
+        match &self.job {
+            Some(Job::Power(action)) => done.changes_something() || power == Some(aim(*action)),
+            Some(failed) if failed.changes_something() => done.changes_something(),
+            Some(Job::Inspect) => *done == Job::Inspect || done.changes_something(),
+            _ => true,
+        }
+    }
+
+    /// Whether what failed is no longer wanted: its next try is due, and the plan is to do something else.
+    pub fn is_moot(
+        &self,
+        step: &Step,
+        running: Option<&Job>,
+        limits: &Limits,
+        seed: &str,
+        now: Timestamp,
+    ) -> bool {
+        let goes_on = match step {
+            Step::Act(_) => false,
+            Step::Wait(wait) => running.is_none() && wait.reason != RETRY,
+            Step::Rest(_) => running.is_none(),
+        };
+        goes_on && self.from_bmc && self.job.is_some() && now >= self.retry_at(limits, seed)
     }
 }
 
@@ -322,14 +374,21 @@ impl BmcMemory {
                 if *job == Job::ReadNetwork {
                     self.network = None;
                 }
+                if *job == Job::Power(PowerAction::On) {
+                    // It may have been done all the same: the boot has its time from here on.
+                    self.boot_since = Some(now);
+                }
                 self.fail(reason, message, not_before, *job != Job::ReadNetwork, now);
-                if let Some(failure) = self.failure.as_mut().filter(|_| *job == Job::ReadNetwork) {
-                    failure.cheap = true;
+                if let Some(failure) = self.failure.as_mut() {
+                    failure.job = Some(job.clone());
+                    failure.cheap = *job == Job::ReadNetwork;
                 }
                 return;
             }
             JobOutcome::Facts(facts) => {
-                self.power = Some(Seen { value: facts.power, at: now });
+                // What is not said is not known: it is read by itself, which fails if it is not said then either.
+                let said = Some(facts.power).filter(|power| *power != PowerState::Unknown);
+                self.power = said.map(|value| Seen { value, at: now });
                 self.facts = Some(Seen { value: facts, at: now });
             }
             JobOutcome::Network(network) => {
@@ -354,9 +413,8 @@ impl BmcMemory {
                 _ => {}
             },
         }
-        if self.failure.as_ref().is_some_and(|f| f.from_bmc) {
-            self.failure = None;
-        }
+        let power = self.power_state();
+        self.failure.take_if(|failure| failure.from_bmc && failure.is_over(job, power));
     }
 
     /// Notes a failure; counts it when one stands already.
@@ -369,7 +427,8 @@ impl BmcMemory {
         now: Timestamp,
     ) {
         let count = self.failure.as_ref().map_or(0, |f| f.count) + 1;
-        self.failure = Some(Failure { reason, message, count, at: now, not_before, from_bmc, cheap: false });
+        self.failure =
+            Some(Failure { reason, message, count, at: now, not_before, from_bmc, job: None, cheap: false });
     }
 
     /// Notes a change of the record. What has failed on the way to a clean or a running machine is over then.

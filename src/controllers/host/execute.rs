@@ -10,7 +10,7 @@ use tracing::info;
 use super::{HostContext, ReconcileError, hardware, jobs, tasks};
 use crate::deploy::TaskState;
 use crate::host::plan::live;
-use crate::host::{Action, Job, Plan, RecordWrite, Wait};
+use crate::host::{Action, Plan, RecordWrite, Wait};
 use crate::key::Key;
 use crate::patch;
 use std::sync::Arc;
@@ -218,9 +218,4 @@ fn take_slot(key: &Key, context: &HostContext) -> bool {
         }
         r.slot.is_some()
     })
-}
-
-/// Whether a job changes what the server does.
-pub(super) fn changes_something(job: &Job) -> bool {
-    matches!(job, Job::BootAgent(_) | Job::BootDisk | Job::BootLiveIso | Job::BootKernel | Job::Power(_))
 }

@@ -11,17 +11,19 @@ use ferric_bmc::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt};
+use tokio::time::Instant;
 use tracing::{debug, info};
 
-use super::execute::changes_something;
 use super::{HostContext, ReconcileError, network, system};
 use crate::boot::{BootFile, boot_url, choice, token_lifetime};
-use crate::host::memory::{Job, JobOutcome, Seen};
+use crate::host::memory::{Job, JobOutcome, Seen, aim};
 use crate::key::Key;
 use crate::patch;
 
 /// How long a change of power may take until it is read back.
 const POWER_DEADLINE: Duration = Duration::from_secs(120);
+/// How long the power may not be read meanwhile until the BMC is given up: many restart their network in between.
+const UNREAD: Duration = Duration::from_secs(30);
 
 /// Starts a job; its end wakes the host.
 pub(super) async fn start(
@@ -73,7 +75,7 @@ pub(super) async fn start(
         connection
     });
     let Some(connection) = connection else { return Ok(()) };
-    if changes_something(job) {
+    if job.changes_something() {
         info!(host = %key, ?job, "BMC job");
     } else {
         debug!(host = %key, ?job, "BMC job");
@@ -100,7 +102,7 @@ pub(super) async fn start(
             info!(host = %key, ?job, %reason, %message, "BMC job failed");
             context.metrics.error(reason);
         }
-        if matches!(outcome, JobOutcome::Power(PowerState::Off)) && changes_something(&job) {
+        if matches!(outcome, JobOutcome::Power(PowerState::Off)) && job.changes_something() {
             // Whatever was connected is dead, though its connection may take a while to be missed.
             context.end_agent(&key);
         }
@@ -127,7 +129,7 @@ async fn run(
     Ok(match job {
         Job::Probe => JobOutcome::Facts(bmc.probe().await?),
         Job::Inspect => JobOutcome::Hardware(Box::new(bmc.inspect().await?)),
-        Job::ReadPower => JobOutcome::Power(bmc.power().await?),
+        Job::ReadPower => read_power(bmc).await?,
         Job::BootAgent(_) | Job::BootDisk | Job::BootLiveIso | Job::BootKernel => match target {
             Some(Ok(target)) => {
                 bmc.set_boot_in(&target, mode).await?;
@@ -153,32 +155,50 @@ async fn run(
     })
 }
 
-/// The power is what was read, not what was asked for.
+/// The power is what was read, not what was asked for. What was asked for is not asked for again in here: a read that
+/// fails is repeated, for the change is under way all the same.
 async fn read_back(bmc: &dyn Bmc, action: PowerAction) -> Result<JobOutcome, BmcError> {
-    let wanted = match action {
-        PowerAction::On | PowerAction::ForceRestart | PowerAction::PowerCycle => PowerState::On,
-        PowerAction::ForceOff | PowerAction::GracefulShutdown => PowerState::Off,
-    };
-    let deadline = tokio::time::Instant::now() + POWER_DEADLINE;
+    let wanted = aim(action);
+    let begin = Instant::now();
+    let mut read_at = begin;
     let mut pause = Duration::from_millis(50);
     loop {
-        let power = bmc.power().await?;
-        if power == wanted {
-            return Ok(JobOutcome::Power(power));
-        }
-        if tokio::time::Instant::now() >= deadline {
+        let seen = bmc.power().await;
+        let now = Instant::now();
+        let so_far = match seen {
+            Ok(power) if power == wanted => return Ok(JobOutcome::Power(power)),
+            Ok(power) => {
+                read_at = now;
+                format!("still reports power {power}")
+            }
+            Err(error) if !error.is_transient() || now >= read_at + UNREAD => return Err(error),
+            Err(error) => format!("does not say what the power is: {error}"),
+        };
+        if now >= begin + POWER_DEADLINE {
+            let waited = (now - begin).as_secs();
             return Ok(JobOutcome::Failed {
                 reason: "PowerNotConfirmed".to_owned(),
-                message: format!(
-                    "the BMC took {action:?} {} s ago and still reports power {power}",
-                    POWER_DEADLINE.as_secs()
-                ),
+                message: format!("the BMC took {action:?} {waited} s ago and {so_far}"),
                 not_before: None,
             });
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(5));
     }
+}
+
+/// A reading of the power; none is a failure, for nothing can be concluded from it.
+async fn read_power(bmc: &dyn Bmc) -> Result<JobOutcome, BmcError> {
+    Ok(match bmc.power().await? {
+        PowerState::Unknown => JobOutcome::Failed {
+            reason: "PowerUnknown".to_owned(),
+            message:
+                "the BMC answers, but does not say whether the server is on: nothing is concluded from that"
+                    .to_owned(),
+            not_before: None,
+        },
+        power => JobOutcome::Power(power),
+    })
 }
 
 fn failed(error: &BmcError) -> JobOutcome {
@@ -340,20 +360,5 @@ pub(super) async fn label_for_move(secrets: &Api<Secret>, secret: Secret) -> Res
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn a_magic_packet_is_for_the_boot_mac() {
-        let with = |address: &str, mac| with_mac(address.parse().unwrap(), mac).to_string();
-        let mac = Some("52:54:00:ab:cd:ef");
-        assert_eq!(with("wol://192.0.2.255", mac), "wol://192.0.2.255:9?mac=52:54:00:ab:cd:ef");
-        assert_eq!(
-            with("wol://192.0.2.255?mac=02:00:00:00:00:01", mac),
-            "wol://192.0.2.255:9?mac=02:00:00:00:00:01"
-        );
-        assert_eq!(with("wol://192.0.2.255", None), "wol://192.0.2.255:9");
-        assert_eq!(with("ipmi://192.0.2.1", mac), "ipmi://192.0.2.1:623");
-    }
-}
+#[path = "jobs_tests.rs"]
+mod tests;

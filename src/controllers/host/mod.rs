@@ -238,6 +238,9 @@ async fn finish(
         now,
         limits: context.limits,
     };
+    if plan::is_moot(&observation, &plan.step) {
+        context.with(key, |r| r.bmc.failure = None);
+    }
     if agent.is_none() && plan.state == ferric_api::ProvisioningState::Provisioned {
         // It restarted into the image; its tasks hold the user data.
         context.hub.forget_absent(key);

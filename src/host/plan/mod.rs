@@ -20,6 +20,7 @@ use ferric_bmc::{PowerState, SystemFacts};
 use jiff::{SignedDuration, Timestamp};
 
 use super::consumer::cleaning_mode;
+use super::memory::RETRY;
 use super::record::same_machine;
 use super::{Action, BmcMemory, Consumer, Job, Observation, Plan, RecordWrite, Step, Wait};
 use crate::host::step::PlanError;
@@ -32,10 +33,16 @@ const SHORT: Duration = Duration::from_secs(10);
 /// Decides the one next step for a host.
 pub fn plan(o: &Observation<'_>) -> Plan {
     let mut plan = decide(o);
-    if plan.error.is_none() {
+    if plan.error.is_none() && !is_moot(o, &plan.step) {
         plan.error = standing_error(o, plan.state);
     }
     plan
+}
+
+/// Whether the failure that stands is of something that is no longer wanted.
+pub fn is_moot(o: &Observation<'_>, step: &Step) -> bool {
+    let running = o.bmc.running.as_ref().map(|running| &running.value);
+    o.bmc.failure.as_ref().is_some_and(|failure| failure.is_moot(step, running, &o.limits, &seed(o), o.now))
 }
 
 fn decide(o: &Observation<'_>) -> Plan {
@@ -77,7 +84,7 @@ fn decide(o: &Observation<'_>) -> Plan {
         let retry_at = failure.retry_at(&o.limits, &seed(o));
         if o.now < retry_at {
             let message = format!("the next try: {}", failure.message);
-            return wait(state_of(o), Wait::new("Retry", message, until(o.now, retry_at)).until(retry_at));
+            return wait(state_of(o), Wait::new(RETRY, message, until(o.now, retry_at)).until(retry_at));
         }
     }
     let Some(facts) = &o.bmc.facts else {

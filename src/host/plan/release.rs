@@ -6,7 +6,7 @@ use ferric_api::names;
 use ferric_bmc::{PowerAction, PowerState};
 
 use super::boot::read_power;
-use super::{LONG, act, after, annotation, fresh_power, is_stranger, record, state_of, until, wait};
+use super::{LONG, act, after, annotation, fresh_power, is_stranger, record, seed, state_of, until, wait};
 use crate::host::{Action, Consumer, Job, Observation, Plan, RecordWrite, Wait};
 
 /// The consumer lets the host go. The claim ends when the old workload is certainly dead.
@@ -162,7 +162,9 @@ pub(super) fn deletion(o: &Observation<'_>) -> Option<Plan> {
     if record.agent.is_none() {
         return remove();
     }
-    if o.bmc.running.is_some() || o.bmc.failure.is_some() || o.bmc.facts.is_none() {
+    let retries_later =
+        o.bmc.failure.as_ref().is_some_and(|failure| o.now < failure.retry_at(&o.limits, &seed(o)));
+    if o.bmc.running.is_some() || retries_later || o.bmc.facts.is_none() {
         return None;
     }
     if is_stranger(o.host, o.bmc) {

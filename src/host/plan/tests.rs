@@ -22,6 +22,7 @@ use crate::host::observation::Limits;
 use crate::host::{Action, AgentTask, Consumer, Job, Observation, RecordWrite, Step};
 use crate::key::Key;
 
+mod faults;
 mod kernel;
 mod kexec;
 mod live_iso;

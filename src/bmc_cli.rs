@@ -183,7 +183,7 @@ fn credentials(
     // The newline that an editor leaves is no part of it.
     let password = password.map(|text| text.trim_end_matches(['\n', '\r']).to_owned());
     match (&arguments.username, password) {
-        (Some(username), Some(password)) => Ok(Some(Credentials { username: username.clone(), password })),
+        (Some(username), Some(password)) => Ok(Some(Credentials::new(username, password))),
         (Some(_), None) => {
             bail!("--username without a password: give --password-file, or FERRIC_BMC_PASSWORD")
         }

@@ -177,10 +177,19 @@ fn close(entry: Option<Entry>) {
 fn fingerprint(options: &ConnectOptions) -> [u8; 32] {
     let ConnectOptions { address, credentials, ca_pem, certificate_sha256, insecure } = options;
     let address = address.to_string();
-    let (user, password) =
-        credentials.as_ref().map_or(("", ""), |it| (it.username.as_str(), it.password.as_str()));
+    let (user, password, previous) = credentials.as_ref().map_or(("", "", ""), |it| {
+        (it.username.as_str(), it.password.as_str(), it.previous_password.as_deref().unwrap_or_default())
+    });
     let there = [u8::from(credentials.is_some()), u8::from(ca_pem.is_some()), u8::from(*insecure)];
     let pin = certificate_sha256.as_ref().map_or(&[][..], |pin| pin);
     let ca = ca_pem.as_deref().unwrap_or_default();
-    sha256_of(&[&there, address.as_bytes(), user.as_bytes(), password.as_bytes(), ca, pin])
+    sha256_of(&[
+        &there,
+        address.as_bytes(),
+        user.as_bytes(),
+        password.as_bytes(),
+        previous.as_bytes(),
+        ca,
+        pin,
+    ])
 }

@@ -155,6 +155,16 @@ pub struct Credentials {
     pub username: String,
     /// Password; never printed.
     pub password: String,
+    /// The password before; never printed. Where the BMC still takes that one and not the other, the driver replaces it,
+    /// if it can (Redfish).
+    pub previous_password: Option<String>,
+}
+
+impl Credentials {
+    /// A user and the password.
+    pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
+        Self { username: username.into(), password: password.into(), previous_password: None }
+    }
 }
 
 impl fmt::Debug for Credentials {
@@ -162,6 +172,7 @@ impl fmt::Debug for Credentials {
         f.debug_struct("Credentials")
             .field("username", &self.username)
             .field("password", &"<redacted>")
+            .field("previous_password", &self.previous_password.as_ref().map(|_| "<redacted>"))
             .finish()
     }
 }

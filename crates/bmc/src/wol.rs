@@ -194,8 +194,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn options(address: &str, password: Option<&str>) -> ConnectOptions {
-        let credentials =
-            password.map(|password| Credentials { username: String::new(), password: password.into() });
+        let credentials = password.map(|password| Credentials::new(String::new(), password));
         ConnectOptions {
             address: address.parse().unwrap(),
             credentials,

@@ -32,7 +32,7 @@ async fn a_lost_token_is_renewed_once() {
 async fn refused_credentials_are_left_alone_for_a_quarter_of_an_hour() {
     let (fake, pool) = (Fake::simple().await, BmcPool::default());
     let mut options = fake.options("");
-    options.credentials = Some(Credentials { username: "admin".into(), password: "wrong".into() });
+    options.credentials = Some(Credentials::new("admin", "wrong"));
     let bmc = pool.get("host", &options).unwrap();
     let attempts = |log: Vec<String>| log.iter().filter(|asked| asked.starts_with("POST")).count();
 
@@ -83,7 +83,7 @@ async fn a_wrong_password_without_sessions_is_tried_once() {
     let (fake, pool) = (Fake::simple().await, BmcPool::default());
     fake.edit("/redfish/v1", |root| *root = json!({"Systems": {"@odata.id": "/redfish/v1/Systems"}}));
     let mut options = fake.options("");
-    options.credentials = Some(Credentials { username: "admin".into(), password: "wrong".into() });
+    options.credentials = Some(Credentials::new("admin", "wrong"));
     let bmc = pool.get("host", &options).unwrap();
     for _ in 0..3 {
         assert!(matches!(bmc.power().await, Err(BmcError::Unauthorized { retry_at: Some(_), .. })));
@@ -161,4 +161,109 @@ async fn hosts_behind_one_bmc_share_a_session_and_the_last_one_ends_it() {
     drop(second);
     pool.close().await;
     assert_eq!(count("DELETE", &fake.take_log()), 1);
+}
+
+const ACCOUNTS: &str = "/redfish/v1/AccountService/Accounts";
+
+/// A BMC whose user has the password of the factory, and which changes it as told.
+async fn with_accounts() -> Fake {
+    let fake = Fake::simple().await;
+    let link = |path: &str| json!({ "@odata.id": path });
+    let (first, second) = (format!("{ACCOUNTS}/1"), format!("{ACCOUNTS}/2"));
+    let add = |path: &str, value| {
+        fake.state.lock().unwrap().resources.insert(path.to_lowercase(), value);
+    };
+    add("/redfish/v1/AccountService", json!({"Accounts": link(ACCOUNTS)}));
+    add(ACCOUNTS, json!({"Members": [link(&first), link(&second)]}));
+    add(&first, json!({"UserName": "root"}));
+    add(&second, json!({"UserName": "admin", "@odata.etag": "\"7\""}));
+    fake
+}
+
+#[tokio::test]
+async fn a_previous_password_is_replaced_by_the_new_one() {
+    let (fake, pool) = (with_accounts().await, BmcPool::default());
+    let mut options = fake.options("");
+    let mut credentials = Credentials::new("admin", "n3w-p4ss");
+    credentials.previous_password = Some("secret".to_owned());
+    options.credentials = Some(credentials);
+    let bmc = pool.get("host", &options).unwrap();
+    assert_eq!(bmc.power().await.unwrap(), PowerState::Off);
+    let asked = fake.take();
+    let changes: Vec<String> = asked
+        .iter()
+        .filter(|asked| asked.method != "GET")
+        .map(|asked| format!("{} {}", asked.method, asked.path))
+        .collect();
+    let login = format!("POST {SESSIONS}");
+    assert_eq!(
+        changes,
+        [
+            login.clone(),
+            login.clone(),
+            format!("PATCH {ACCOUNTS}/2"),
+            format!("DELETE {SESSIONS}/token-1"),
+            login.clone()
+        ],
+        "the new one, the old one, the change, the old one's session ended, the new one"
+    );
+    let patch = asked.iter().find(|asked| asked.method == "PATCH").unwrap();
+    assert_eq!(
+        (patch.body.clone(), patch.headers["if-match"].to_str().unwrap()),
+        (json!({"Password": "n3w-p4ss"}), "\"7\"")
+    );
+    assert!(!format!("{options:?}").contains("secret"), "no password in any text");
+    // From now on the new one is taken at once.
+    BmcPool::default().get("host", &options).unwrap().power().await.unwrap();
+    assert_eq!(fake.take_log().iter().filter(|asked| **asked == login).count(), 1);
+}
+
+#[tokio::test]
+async fn a_previous_password_that_is_wrong_is_tried_once() {
+    let (fake, pool) = (with_accounts().await, BmcPool::default());
+    let mut options = fake.options("");
+    let mut credentials = Credentials::new("admin", "wrong");
+    credentials.previous_password = Some("wrong too".to_owned());
+    options.credentials = Some(credentials);
+    let bmc = pool.get("host", &options).unwrap();
+    for _ in 0..3 {
+        let error = bmc.power().await.unwrap_err();
+        assert!(matches!(error, BmcError::Unauthorized { retry_at: Some(_), .. }), "{error}");
+    }
+    let log = fake.take_log();
+    assert_eq!(log.iter().filter(|asked| asked.starts_with("POST")).count(), 2, "{log:?}");
+    assert!(!log.iter().any(|asked| asked.starts_with("PATCH")));
+}
+
+#[tokio::test]
+async fn a_password_that_is_refused_is_not_tried_again_and_again() {
+    let (fake, pool) = (with_accounts().await, BmcPool::default());
+    fake.hook(|asked| {
+        (asked.method == "PATCH")
+            .then(|| refusal(400, "Base.1.8.PropertyValueFormatError", "at least 12 characters"))
+    });
+    let mut options = fake.options("");
+    let mut credentials = Credentials::new("admin", "short");
+    credentials.previous_password = Some("secret".to_owned());
+    options.credentials = Some(credentials);
+    let bmc = pool.get("host", &options).unwrap();
+    let error = bmc.power().await.unwrap_err().to_string();
+    assert!(error.contains("cannot be replaced") && error.contains("at least 12 characters"), "{error}");
+    fake.take_log();
+    assert!(bmc.power().await.is_err());
+    assert!(!fake.take_log().iter().any(|asked| asked.starts_with("POST")));
+}
+
+#[tokio::test]
+async fn a_bmc_that_wants_another_password_says_so() {
+    let (fake, _pool, bmc) = simple().await;
+    fake.hook(|asked| {
+        (asked.method == "POST").then(|| {
+            let info =
+                json!([{"MessageId": "Base.1.8.PasswordChangeRequired", "MessageArgs": ["/redfish/v1/x"]}]);
+            Reply::json(201, json!({"@Message.ExtendedInfo": info})).header("x-auth-token", "t")
+        })
+    });
+    let error = bmc.power().await.unwrap_err().to_string();
+    assert!(error.contains("previousPassword"), "{error}");
 }

@@ -223,7 +223,7 @@ async fn basic_authentication() {
     .await;
     let pool = BmcPool::default();
     let mut options = emulator.options("redfish+http");
-    let with = |password: &str| Some(Credentials { username: "admin".into(), password: password.into() });
+    let with = |password: &str| Some(Credentials::new("admin", password));
     options.credentials = with("wrong");
     let error = pool.get("host", &options).unwrap().probe().await.unwrap_err();
     assert!(matches!(error, BmcError::Unauthorized { retry_at: Some(_), .. }), "{error}");

@@ -309,7 +309,7 @@ async fn connect(
             );
             return Ok(Err(("CredentialsIncomplete", message)));
         };
-        credentials = Some(Credentials { username, password });
+        credentials = Some(Credentials { username, password, previous_password: text("previousPassword") });
         let version = secret.resource_version().unwrap_or_default();
         context.with(key, |r| r.bmc.credentials = Some((bmc.credentials_name.clone(), version)));
     }

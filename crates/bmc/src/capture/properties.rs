@@ -91,7 +91,7 @@ proptest! {
         let answers = BTreeMap::from([(path, answer(body)), ("/redfish/v1/Systems/1".to_owned(), answer(known))]);
         let options = ConnectOptions {
             address: "redfish://10.0.0.7".parse().unwrap(),
-            credentials: Some(Credentials { username: "operator7".into(), password: PASSWORD.into() }),
+            credentials: Some(Credentials::new("operator7", PASSWORD)),
             ca_pem: None,
             certificate_sha256: None,
             insecure: false,

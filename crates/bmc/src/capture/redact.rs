@@ -169,7 +169,7 @@ mod tests {
     fn options() -> ConnectOptions {
         ConnectOptions {
             address: "redfish://bmc7.lab.example".parse().unwrap(),
-            credentials: Some(Credentials { username: "operator7".into(), password: "hunter2secret".into() }),
+            credentials: Some(Credentials::new("operator7", "hunter2secret")),
             ca_pem: None,
             certificate_sha256: None,
             insecure: false,
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn words_that_answers_are_made_of_stay() {
         let mut options = options();
-        options.credentials = Some(Credentials { username: "Systems".into(), password: "pw".into() });
+        options.credentials = Some(Credentials::new("Systems", "pw"));
         let after = redact(
             answers(&[(
                 "/redfish/v1",

@@ -81,7 +81,7 @@ impl Ipmi {
     ) -> Result<Self, BmcError> {
         let config = options::config(options)?;
         let address = format!("ipmi://{}:{}", options.address.host(), options.address.port());
-        let Credentials { username, password } =
+        let Credentials { username, password, .. } =
             options.credentials.as_ref().ok_or_else(|| BmcError::BadOptions { message: String::new() })?;
         let refusal_key = sha256_of(&[address.as_bytes(), username.as_bytes(), password.as_bytes()]);
         let link = Link::new(options.address.host(), options.address.port(), config, desk.counters.clone());

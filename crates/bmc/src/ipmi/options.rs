@@ -67,7 +67,7 @@ mod tests {
     use crate::types::Credentials;
 
     fn options(address: &str) -> ConnectOptions {
-        let credentials = Credentials { username: "admin".into(), password: "hunter2".into() };
+        let credentials = Credentials::new("admin", "hunter2");
         ConnectOptions {
             address: address.parse().unwrap(),
             credentials: Some(credentials),
@@ -108,7 +108,7 @@ mod tests {
     fn credentials() {
         let with = |username: &str, password: &str| {
             let mut options = options("ipmi://h");
-            options.credentials = Some(Credentials { username: username.into(), password: password.into() });
+            options.credentials = Some(Credentials::new(username, password));
             config(&options)
         };
         assert!(with("sixteen-bytes-ok", "twenty bytes are ok.").is_ok());

@@ -55,7 +55,7 @@ async fn ipmitool(address: SocketAddr, suite: Suite, command: &str) -> String {
 fn options(address: SocketAddr, suite: Suite) -> ConnectOptions {
     ConnectOptions {
         address: format!("ipmi://{address}?ciphersuite={}", suite.id()).parse().unwrap(),
-        credentials: Some(Credentials { username: "admin".into(), password: "secret".into() }),
+        credentials: Some(Credentials::new("admin", "secret")),
         ca_pem: None,
         certificate_sha256: None,
         insecure: false,

@@ -117,7 +117,8 @@ pub(crate) fn has_message(value: &Value, names: &[&str]) -> bool {
         || text(value, "/error/code").is_some_and(is_named)
 }
 
-fn extended_info(value: &Value) -> &[Value] {
+/// The messages that an answer carries (DSP0266, 8.6).
+pub(crate) fn extended_info(value: &Value) -> &[Value] {
     let inner = list(value, "/error/@Message.ExtendedInfo");
     if inner.is_empty() { list(value, "/@Message.ExtendedInfo") } else { inner }
 }

@@ -4,6 +4,7 @@
 //! in a resource of their own, and the virtual media slot. A power read is then one request. A kept path that answers
 //! 404 is looked for again, once.
 
+mod accounts;
 mod adapters;
 mod boot;
 mod boot_options;

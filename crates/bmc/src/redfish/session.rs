@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::accounts;
 use super::http::{Answer, Http, Request, X_AUTH_TOKEN};
 use super::json as js;
 use crate::breaker::Refusals;
@@ -96,8 +97,9 @@ impl Logins {
 impl Login {
     fn new(address: &str, credentials: Option<Credentials>, refusals: Arc<Refusals>) -> Self {
         let refusal_key = match &credentials {
-            Some(Credentials { username, password }) => {
-                sha256_of(&[address.as_bytes(), username.as_bytes(), password.as_bytes()])
+            Some(Credentials { username, password, previous_password }) => {
+                let previous = previous_password.as_deref().unwrap_or_default();
+                sha256_of(&[address, username, password, previous].map(str::as_bytes))
             }
             None => sha256_of(&[]),
         };
@@ -162,7 +164,7 @@ impl Login {
         }
         let header = match &state.auth {
             Some(Auth::Session { token, .. }) => Some((X_AUTH_TOKEN, token.clone())),
-            _ => Some((header::AUTHORIZATION, basic(credentials))),
+            _ => Some((header::AUTHORIZATION, basic(&credentials.username, &credentials.password))),
         };
         Ok(Badge { generation: state.generation, header })
     }
@@ -176,15 +178,12 @@ impl Login {
         let Some(sessions) = sessions else {
             return Ok(Auth::Basic { until: None });
         };
-        http.desk.counters.login();
-        let body = json!({"UserName": credentials.username, "Password": credentials.password});
-        let request = Request { method: Method::POST, link: sessions, body: Some(&body), etag: None };
-        let answer = http.send(&request, None).await?;
+        let answer = ask_for_session(http, sessions, &credentials.username, &credentials.password).await?;
         if answer.ok() {
-            return Ok(match token(&answer) {
-                Some(token) => Auth::Session { token, location: location(&answer) },
-                None => Auth::Basic { until: None },
-            });
+            if must_change(&answer) {
+                return Err(self.refused(Instant::now(), MUST_CHANGE.to_owned()));
+            }
+            return Ok(auth_of(&answer));
         }
         let no_slot =
             js::has_message(answer.json(), &["SessionLimitExceeded", "CreateLimitReachedForResource"]);
@@ -193,7 +192,7 @@ impl Login {
                 tracing::debug!(bmc = %http.base, "no session slot is free: using basic authentication");
                 Ok(Auth::Basic { until: Some(Instant::now() + BASIC_FOR) })
             }
-            401 | 403 => Err(self.refused(Instant::now(), answer.message())),
+            401 | 403 => self.replace_password(http, sessions, credentials, answer.message()).await,
             404 | 405 | 501 => Ok(Auth::Basic { until: None }),
             // Some answer a wrong password with this.
             400 if js::has_message(
@@ -201,10 +200,49 @@ impl Login {
                 &["NoValidSession", "ResourceAtUriUnauthorized", "UnauthorizedLoginAttempt"],
             ) =>
             {
-                Err(self.refused(Instant::now(), answer.message()))
+                self.replace_password(http, sessions, credentials, answer.message()).await
             }
             _ => Err(answer.into_error(&Method::POST)),
         }
+    }
+
+    /// After a refusal: if there is a previous password and the BMC takes that, it gets the new one. Each of the two is
+    /// tried once; whatever goes wrong is a refusal, with its pause, since BMCs lock accounts.
+    async fn replace_password(
+        &self,
+        http: &Http,
+        sessions: &str,
+        credentials: &Credentials,
+        said: String,
+    ) -> Result<Auth, BmcError> {
+        let refused = |why: String| self.refused(Instant::now(), why);
+        let Some(previous) = &credentials.previous_password else { return Err(refused(said)) };
+        let Credentials { username, password, .. } = credentials;
+        let answer = ask_for_session(http, sessions, username, previous).await?;
+        if !answer.ok() {
+            return Err(refused(format!("{said}; nor is the previous password taken")));
+        }
+        let old = auth_of(&answer);
+        let header = match &old {
+            Auth::Session { token, .. } => (X_AUTH_TOKEN, token.clone()),
+            Auth::Basic { .. } => (header::AUTHORIZATION, basic(username, previous)),
+        };
+        let changed = accounts::set_password(http, &header, username, password, answer.json()).await;
+        self.end(http, old).await;
+        if let Err(error) = changed {
+            // What passes by waiting is told as what it is.
+            return Err(match error.is_transient() {
+                true => error,
+                false => refused(format!("the previous password is taken, but cannot be replaced: {error}")),
+            });
+        }
+        let answer = ask_for_session(http, sessions, username, password).await?;
+        if !answer.ok() {
+            let why = answer.message();
+            return Err(refused(format!("the password was replaced and is refused all the same: {why}")));
+        }
+        tracing::info!(bmc = %http.base, user = username, "the previous password was replaced by the new one");
+        Ok(auth_of(&answer))
     }
 
     fn refused(&self, now: Instant, message: String) -> BmcError {
@@ -213,13 +251,45 @@ impl Login {
 
     /// Ends the session, if there is one.
     pub(crate) async fn log_out(&self, http: &Http) {
-        let auth = self.state.lock().await.auth.take();
-        if let Some(Auth::Session { token, location: Some(location) }) = auth {
+        if let Some(auth) = self.state.lock().await.auth.take() {
+            self.end(http, auth).await;
+        }
+    }
+
+    async fn end(&self, http: &Http, auth: Auth) {
+        if let Auth::Session { token, location: Some(location) } = auth {
             let request = Request { method: Method::DELETE, link: &location, body: None, etag: None };
             if let Err(error) = http.send(&request, Some(&(X_AUTH_TOKEN, token))).await {
                 tracing::debug!(bmc = %http.base, %error, "the session was left to expire");
             }
         }
+    }
+}
+
+/// What to do about a password that is only good for being changed.
+const MUST_CHANGE: &str = "it wants another password before it does anything: put the new one into the Secret's key password, and \
+    the present one into previousPassword";
+
+/// Whether a login was taken only so that the password can be changed (DSP0266, 13.2.5.2).
+fn must_change(answer: &Answer) -> bool {
+    js::has_message(answer.json(), &["PasswordChangeRequired"])
+}
+
+async fn ask_for_session(
+    http: &Http,
+    sessions: &str,
+    username: &str,
+    password: &str,
+) -> Result<Answer, BmcError> {
+    http.desk.counters.login();
+    let body = json!({"UserName": username, "Password": password});
+    http.send(&Request { method: Method::POST, link: sessions, body: Some(&body), etag: None }, None).await
+}
+
+fn auth_of(answer: &Answer) -> Auth {
+    match token(answer) {
+        Some(token) => Auth::Session { token, location: location(answer) },
+        None => Auth::Basic { until: None },
     }
 }
 
@@ -247,8 +317,8 @@ fn location(answer: &Answer) -> Option<Box<str>> {
         .map(Into::into)
 }
 
-fn basic(credentials: &Credentials) -> HeaderValue {
-    let text = STANDARD.encode(format!("{}:{}", credentials.username, credentials.password));
+fn basic(username: &str, password: &str) -> HeaderValue {
+    let text = STANDARD.encode(format!("{username}:{password}"));
     // Base64 is always a valid header.
     let mut value =
         HeaderValue::from_str(&format!("Basic {text}")).unwrap_or_else(|_| HeaderValue::from_static(""));

@@ -150,7 +150,7 @@ impl Sim {
 pub fn options(address: SocketAddr, query: &str, username: &str, password: &str) -> ConnectOptions {
     ConnectOptions {
         address: format!("ipmi://{address}{query}").parse().unwrap(),
-        credentials: Some(Credentials { username: username.into(), password: password.into() }),
+        credentials: Some(Credentials::new(username, password)),
         ca_pem: None,
         certificate_sha256: None,
         insecure: false,

@@ -142,7 +142,7 @@ impl Fake {
     pub fn options(&self, path: &str) -> ConnectOptions {
         ConnectOptions {
             address: format!("redfish+http://{}{path}", self.address).parse().unwrap(),
-            credentials: Some(Credentials { username: "admin".into(), password: "secret".into() }),
+            credentials: Some(Credentials::new("admin", "secret")),
             ca_pem: None,
             certificate_sha256: None,
             insecure: false,
@@ -240,6 +240,13 @@ fn serve(state: &mut State, asked: &Asked) -> Reply {
         }
         Method::PATCH => match state.resources.get_mut(&key) {
             Some(resource) => {
+                if let (Some((user, password)), Some(new)) =
+                    (&mut state.credentials, asked.body["Password"].as_str())
+                    && resource["UserName"] == user.as_str()
+                {
+                    new.clone_into(password);
+                    return Reply::status(204);
+                }
                 merge(resource, &asked.body);
                 Reply::status(204)
             }

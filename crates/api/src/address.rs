@@ -25,6 +25,8 @@ pub enum BmcScheme {
     Ipmi,
     /// Wake-on-LAN.
     Wol,
+    /// A virtual machine of Proxmox VE.
+    Proxmox,
 }
 
 /// Every scheme as written, with the scheme, and whether the transport is plain HTTP.
@@ -53,6 +55,8 @@ pub(crate) const SCHEMES: &[(&str, BmcScheme, bool)] = &[
     ("ipmi", BmcScheme::Ipmi, false),
     ("libvirt", BmcScheme::Ipmi, false),
     ("wol", BmcScheme::Wol, false),
+    ("proxmox", BmcScheme::Proxmox, false),
+    ("proxmox+http", BmcScheme::Proxmox, true),
 ];
 
 /// Where a BMC is and how to speak to it.
@@ -71,7 +75,7 @@ pub struct BmcAddress {
 pub enum AddressError {
     /// The scheme is none of the known ones.
     #[error(
-        "unknown BMC scheme {0:?}: use redfish, redfish-virtualmedia, redfish-uefihttp, idrac-*, ilo5-*, ipmi or wol"
+        "unknown BMC scheme {0:?}: use redfish, redfish-virtualmedia, redfish-uefihttp, idrac-*, ilo5-*, ipmi, wol or proxmox"
     )]
     UnknownScheme(String),
     /// There is no host.
@@ -96,7 +100,7 @@ impl BmcAddress {
 
     /// Whether the driver is Redfish.
     pub fn is_redfish(&self) -> bool {
-        !matches!(self.scheme, BmcScheme::Ipmi | BmcScheme::Wol)
+        !matches!(self.scheme, BmcScheme::Ipmi | BmcScheme::Wol | BmcScheme::Proxmox)
     }
 
     /// Host name or IP address; IPv6 without brackets.
@@ -104,7 +108,7 @@ impl BmcAddress {
         &self.host
     }
 
-    /// Port; the protocol's own when the address names none (443, 80, 623, 9).
+    /// Port; the protocol's own when the address names none (443, 80, 623, 9, 8006).
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -119,9 +123,9 @@ impl BmcAddress {
         &self.query
     }
 
-    /// `http(s)://host:port` of a Redfish service; `None` for other drivers.
+    /// `http(s)://host:port` of a Redfish service or of Proxmox VE; `None` for drivers that speak no HTTP.
     pub fn base_url(&self) -> Option<String> {
-        self.is_redfish().then(|| {
+        (self.is_redfish() || self.scheme == BmcScheme::Proxmox).then(|| {
             let scheme = if self.plain_http { "http" } else { "https" };
             format!("{scheme}://{}:{}", self.bracketed_host(), self.port)
         })
@@ -130,13 +134,19 @@ impl BmcAddress {
     /// What two addresses of the same BMC system have in common, however they are written: transport family, host,
     /// port, path without a trailing slash, and the identity of the system where the address names that.
     pub fn system_key(&self) -> String {
-        let family = match self.scheme {
-            BmcScheme::Ipmi => "ipmi",
-            BmcScheme::Wol => "wol",
-            _ => "redfish",
-        };
+        let family = self.family();
         let path = self.path.trim_end_matches('/');
         format!("{family}://{}:{}{path}{}", self.bracketed_host(), self.port, self.identity_key())
+    }
+
+    /// The driver: `redfish`, `ipmi`, `wol` or `proxmox`.
+    pub fn family(&self) -> &'static str {
+        match self.scheme {
+            BmcScheme::Ipmi => "ipmi",
+            BmcScheme::Wol => "wol",
+            BmcScheme::Proxmox => "proxmox",
+            _ => "redfish",
+        }
     }
 
     /// `uuid` and `serial` of a Redfish address: two blades of one chassis differ in nothing else.
@@ -196,6 +206,7 @@ fn parse(text: &str) -> Result<BmcAddress, AddressError> {
     let default_port = match (scheme, plain_http) {
         (BmcScheme::Ipmi, _) => 623,
         (BmcScheme::Wol, _) => 9,
+        (BmcScheme::Proxmox, false) => 8006,
         (_, true) => 80,
         (_, false) => 443,
     };

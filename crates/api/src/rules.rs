@@ -35,7 +35,7 @@ pub(crate) fn address_scheme() -> Rule {
     rule(
         format!(r"!self.contains('://') || self.lowerAscii().matches(r'^({})://')", names.join("|")),
         "the BMC address has an unknown scheme: use redfish, redfish-virtualmedia, redfish-uefihttp, idrac-redfish, \
-         idrac-virtualmedia, ilo5-redfish, ilo5-virtualmedia (each also with +http or +https), ipmi or wol",
+         idrac-virtualmedia, ilo5-redfish, ilo5-virtualmedia (each also with +http or +https), ipmi, wol or proxmox",
     )
 }
 
@@ -176,8 +176,11 @@ pub(crate) fn wol_needs_mac() -> Rule {
 /// Secure Boot is switched through Redfish.
 pub(crate) fn wol_without_secure_boot() -> Rule {
     rule(
-        format!("!({}) || !has(self.bootMode) || self.bootMode != 'UEFISecureBoot'", has_scheme("wol")),
-        "Wake-on-LAN cannot switch Secure Boot: use bootMode UEFI",
+        format!(
+            "!({}) || !has(self.bootMode) || self.bootMode != 'UEFISecureBoot'",
+            has_scheme("wol|proxmox([+]http)?")
+        ),
+        "Wake-on-LAN and Proxmox VE cannot switch Secure Boot here: use bootMode UEFI",
     )
     .field_path(".bootMode")
 }
@@ -384,9 +387,9 @@ pub(crate) fn live_iso_by_redfish() -> Rule {
         format!(
             "!has(self.image) || !has(self.image.format) || self.image.format != 'live-iso' || !({} || {})",
             is_ipmi(),
-            has_scheme("wol")
+            has_scheme("wol|proxmox([+]http)?")
         ),
-        "image.format live-iso needs a BMC that inserts the ISO as virtual media, which IPMI and Wake-on-LAN do not: use \
+        "image.format live-iso needs a BMC that inserts the ISO as virtual media, which IPMI, Wake-on-LAN and Proxmox VE do not: use \
          a Redfish address, or an image that is written",
     )
     .field_path(".image.format")

@@ -1,6 +1,6 @@
 //! BMC drivers behind one trait, with per-BMC scheduling and sessions.
 //!
-//! What lives here: the [`Bmc`] trait, the drivers for Redfish, IPMI and Wake-on-LAN, and [`BmcPool`] that keeps one
+//! What lives here: the [`Bmc`] trait, the drivers for Redfish, IPMI, Wake-on-LAN and Proxmox VE, and [`BmcPool`] that keeps one
 //! connection a BMC with its session, its queue and its circuit breaker. What must not: Kubernetes, and any decision
 //! about *when* to do something to a server.
 
@@ -14,6 +14,7 @@ mod error;
 mod ipmi;
 mod limits;
 mod pool;
+mod proxmox;
 mod quirks;
 mod redfish;
 mod tls;

@@ -11,6 +11,7 @@ use crate::desk::Desks;
 use crate::error::BmcError;
 use crate::ipmi::Ipmi;
 use crate::limits::Limits;
+use crate::proxmox::Proxmox;
 use crate::quirks::{Quirks, SharedQuirks};
 use crate::redfish::{Logins, Redfish};
 use crate::tls::{Clients, sha256_of};
@@ -43,6 +44,7 @@ enum Driver {
     Redfish(Arc<Redfish>),
     Ipmi(Arc<Ipmi>),
     Wol(Arc<Wol>),
+    Proxmox(Arc<Proxmox>),
 }
 
 impl Driver {
@@ -51,6 +53,7 @@ impl Driver {
             Self::Redfish(bmc) => bmc.clone(),
             Self::Ipmi(bmc) => bmc.clone(),
             Self::Wol(bmc) => bmc.clone(),
+            Self::Proxmox(bmc) => bmc.clone(),
         }
     }
 
@@ -59,7 +62,7 @@ impl Driver {
         match self {
             Self::Redfish(bmc) => bmc.close().await,
             Self::Ipmi(bmc) => bmc.close().await,
-            Self::Wol(_) => {}
+            Self::Wol(_) | Self::Proxmox(_) => {}
         }
     }
 }
@@ -113,14 +116,17 @@ impl BmcPool {
         let refusals = self.refusals.clone();
         let desk = || {
             let address = &options.address;
-            let kind = if address.is_redfish() { "redfish" } else { "ipmi" };
-            let address = format!("{kind}://{}:{}", address.host(), address.port());
+            let address = format!("{}://{}:{}", address.family(), address.host(), address.port());
             self.desks.get(address, &self.counters, &self.limits)
         };
         match options.address.scheme() {
             BmcScheme::Ipmi => Ipmi::new(options, refusals, desk()).map(Arc::new).map(Driver::Ipmi),
             BmcScheme::Wol if self.limits.wake_on_lan => Wol::new(options).map(Arc::new).map(Driver::Wol),
             BmcScheme::Wol => Err(BmcError::DriverNotAvailable { scheme: "wol".to_owned() }),
+            BmcScheme::Proxmox => {
+                let client = self.clients.get(options, &self.limits)?;
+                Proxmox::new(options, client, refusals, desk()).map(Arc::new).map(Driver::Proxmox)
+            }
             _ => {
                 let client = self.clients.get(options, &self.limits)?;
                 let quirks = self.quirks.clone();

@@ -41,6 +41,7 @@ fn parse(text: &str) -> BmcAddress {
 #[case("192.0.2.7", BmcScheme::Ipmi, "192.0.2.7", 623, None)]
 #[case("BMC-1.Example.:6230", BmcScheme::Ipmi, "bmc-1.example", 6230, None)]
 #[case("wol://192.0.2.255", BmcScheme::Wol, "192.0.2.255", 9, None)]
+#[case("proxmox://pve/nodes/pve/qemu/100", BmcScheme::Proxmox, "pve", 8006, Some("https://pve:8006"))]
 fn accepted(
     #[case] text: &str,
     #[case] scheme: BmcScheme,
@@ -51,7 +52,7 @@ fn accepted(
     let address = parse(text);
     assert_eq!((address.scheme(), address.host(), address.port()), (scheme, host, port));
     assert_eq!(address.base_url().as_deref(), base_url);
-    assert_eq!(address.is_redfish(), base_url.is_some());
+    assert_eq!(address.is_redfish() || scheme == BmcScheme::Proxmox, base_url.is_some());
 }
 
 #[rstest]

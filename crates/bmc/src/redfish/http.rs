@@ -29,6 +29,8 @@ pub(crate) struct Http {
     pub(crate) client: Arc<SharedClient>,
     pub(crate) base: Url,
     pub(crate) desk: Arc<Desk>,
+    /// Bodies are sent as forms, not as JSON.
+    pub(crate) forms: bool,
 }
 
 /// A request.
@@ -231,7 +233,11 @@ impl Http {
             builder = builder.header(header::IF_MATCH, etag);
         }
         if let Some(body) = request.body {
-            builder = builder.header(header::CONTENT_TYPE, "application/json").body(body.to_string());
+            let (kind, text) = match self.forms {
+                true => ("application/x-www-form-urlencoded", form(body)),
+                false => ("application/json", body.to_string()),
+            };
+            builder = builder.header(header::CONTENT_TYPE, kind).body(text);
         }
         builder
     }
@@ -253,6 +259,13 @@ impl Http {
             message: format!("it was cut short: {}", root_cause(error)),
         }
     }
+}
+
+/// The texts of an object as a form.
+fn form(body: &Value) -> String {
+    let texts = body.as_object().into_iter().flatten();
+    let texts = texts.filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)));
+    url::form_urlencoded::Serializer::new(String::new()).extend_pairs(texts).finish()
 }
 
 fn unusable(link: &str, message: &str) -> BmcError {

@@ -9,7 +9,7 @@ mod adapters;
 mod boot;
 mod boot_options;
 mod client;
-mod http;
+pub(crate) mod http;
 pub(crate) mod identity;
 mod inspect;
 mod json;
@@ -90,7 +90,7 @@ impl Redfish {
         let login = logins.get(&base, options.credentials.clone(), refusals);
         let base = base.parse().map_err(|_| bad())?;
         let choice = Choice::of(&options.address)?;
-        let http = Http { client, base, desk };
+        let http = Http { client, base, desk, forms: false };
         Ok(Self {
             client: Client::new(http, login, Kind::new(quirks)),
             choice,

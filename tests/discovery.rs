@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferric::boot::BootLookup;
 use ferric::boot::choice::Offers;
+use ferric::boot::{BootLookup, KnownHost, Told};
 use ferric::controllers::host::{
     self, BootSettings, BootSlots, Discovery, HostBoots, HostContext, HostParts, HostRegistrar,
 };
@@ -271,13 +271,16 @@ async fn a_machine_that_nobody_enrolled_becomes_a_host_that_waits_for_approval()
     let known = wait_until("the host to be in the cache", LIMIT, async || {
         manager.lookup.boot_for(mac(1)).ok_or("not yet".to_owned())
     });
-    assert_eq!((known.await.unwrap().token, manager.lookup.discover(mac(9), false)), (None, None));
+    assert_eq!((known.await.unwrap().told, manager.lookup.discover(mac(9), false)), (Told::Nothing, None));
     // Whoever has seen the token cannot use it, and is not told more.
     assert_eq!(manager.boot(&token, one(&[1, 2])).await.unwrap(), Exit::Reboot);
-    // The same machine, by its other card.
-    let other = manager.offered(2).unwrap();
-    assert_eq!(manager.boot(&other, one(&[1, 2])).await.unwrap(), Exit::Reboot);
-    assert_eq!(manager.offered(2), None, "it is not asked again while the host exists");
+    // The same machine, by its other card, and by one that it has got since.
+    assert_eq!(manager.offered(2), None, "it is a card of the host");
+    let key = Key::new(NAMESPACE, name);
+    assert_eq!(manager.lookup.card_of(mac(2)), Some(KnownHost { host: key, told: Told::Nothing }));
+    let other = manager.offered(5).unwrap();
+    assert_eq!(manager.boot(&other, one(&[1, 2, 5])).await.unwrap(), Exit::Reboot);
+    assert_eq!(manager.offered(5), None, "it is not asked again while the host exists");
     // Who asks is not who reports.
     let third = manager.offered(3).unwrap();
     assert_eq!(
@@ -335,6 +338,23 @@ async fn network_boots_that_nobody_asked_for_are_counted_in_the_status() {
     manager.hosts().create(&PostParams::default(), &host).await.unwrap();
     manager.until("r1-h1", "looked at", |host| host.status.is_some()).await;
     let key = Key::new(NAMESPACE, "r1-h1");
+    // Inspected before this manager was there. Its other card is found out when it asks, and is no stranger's until then.
+    let nics =
+        json!([{ "name": "eth0", "mac": mac(1).to_string() }, { "name": "eth1", "mac": mac(2).to_string() }]);
+    let data = json!({
+        "apiVersion": ferric_api::API_VERSION, "kind": "HardwareData", "metadata": { "name": "r1-h1" },
+        "spec": { "hardware": { "nics": nics } },
+    });
+    let data: HardwareData = serde_json::from_value(data).unwrap();
+    let hardware: Api<HardwareData> = Api::namespaced(manager.bed.client(), NAMESPACE);
+    hardware.create(&PostParams::default(), &data).await.unwrap();
+    assert_eq!(manager.lookup.discover(mac(2), true), None);
+    let known = wait_until("the host of the other card to be found", LIMIT, async || {
+        manager.lookup.card_of(mac(2)).ok_or("not yet".to_owned())
+    });
+    assert_eq!(known.await.unwrap(), KnownHost { host: key.clone(), told: Told::Nothing });
+    assert_eq!(manager.lookup.discover(mac(2), true), None, "nor afterwards");
+    assert_eq!(manager.lookup.card_of(mac(3)), None);
     // The messages of one boot.
     (0..50).for_each(|_| manager.lookup.uninvited(&key));
     let host = manager

@@ -13,6 +13,7 @@ use super::*;
 struct Listed {
     invited: Vec<MacAddress>,
     enrolled: Vec<MacAddress>,
+    cards: Vec<MacAddress>,
 }
 
 impl BootLookup for Listed {
@@ -20,9 +21,14 @@ impl BootLookup for Listed {
         let host = Key::new("racks", "r1-h1");
         if self.invited.contains(&mac) {
             let facts = BootToken { host: host.to_string(), boot_number: 1, expires: now() + 3600 };
-            return Some(KnownHost { host, token: Some(facts.mint(&[7; 32]).unwrap()) });
+            return Some(KnownHost { host, told: Told::Boot(facts.mint(&[7; 32]).unwrap()) });
         }
-        self.enrolled.contains(&mac).then_some(KnownHost { host, token: None })
+        self.enrolled.contains(&mac).then_some(KnownHost { host, told: Told::Nothing })
+    }
+
+    fn card_of(&self, mac: MacAddress) -> Option<KnownHost> {
+        let told = if self.invited.is_empty() { Told::Nothing } else { Told::Elsewhere };
+        self.cards.contains(&mac).then(|| KnownHost { host: Key::new("racks", "r1-h1"), told })
     }
 
     fn discover(&self, _: MacAddress, _: bool) -> Option<String> {
@@ -57,7 +63,8 @@ async fn boot_services() {
     let macs = |name: &str| -> Vec<MacAddress> {
         var(name).unwrap_or_default().split(',').filter_map(|mac| mac.parse().ok()).collect()
     };
-    let lookup = Arc::new(Listed { invited: macs("INVITED"), enrolled: macs("ENROLLED") });
+    let lookup =
+        Arc::new(Listed { invited: macs("INVITED"), enrolled: macs("ENROLLED"), cards: macs("CARDS") });
     let server: Ipv4Addr = var("ADDRESS").unwrap().parse().unwrap();
     let mode = if var("MODE").unwrap() == "proxy" { Mode::Proxy } else { Mode::Server };
     let [a, b, c, _] = server.octets();
@@ -78,7 +85,8 @@ async fn boot_services() {
         leader: leader.clone(),
         lookup: lookup.clone(),
     };
-    let sockets = dhcp::Sockets::bind(&var("INTERFACE").unwrap()).unwrap();
+    let interface = var("INTERFACE").unwrap();
+    let sockets = dhcp::Sockets::bind(&interface).unwrap();
     let udp = tokio::net::UdpSocket::bind("0.0.0.0:69").await.unwrap();
     let files = tftp_files(&image).unwrap();
     let listener = TcpListener::bind("0.0.0.0:6180").await.unwrap();

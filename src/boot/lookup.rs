@@ -14,6 +14,9 @@ pub trait BootLookup: Send + Sync + 'static {
     /// The host whose boot MAC address this is, with the token of its boot if one is begun and no agent has registered, or
     /// that of the system which it runs from memory.
     fn boot_for(&self, mac: MacAddress) -> Option<KnownHost>;
+    /// The host that has this network card beside the one that it boots by, as far as that is known. It is never told to
+    /// boot by it: what a machine's other cards are is hearsay, and good for sending it to its disk only.
+    fn card_of(&self, mac: MacAddress) -> Option<KnownHost>;
     /// The discovery token of a machine that nobody enrolled, where the operator wants such machines to be discovered. `asks`:
     /// it asks for a boot, and is offered a token if it has none; else only one that it has counts.
     fn discover(&self, mac: MacAddress, asks: bool) -> Option<String>;
@@ -65,6 +68,47 @@ pub enum NoSystem {
 pub struct KnownHost {
     /// Its name.
     pub host: Key,
-    /// Token of the boot that is begun.
-    pub token: Option<String>,
+    /// What it was told to boot.
+    pub told: Told,
+}
+
+/// What a host was told to boot by the card that asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// The agent, or a system that runs from memory, with this token.
+    Boot(String),
+    /// The same, by another card or in another way than this.
+    Elsewhere,
+    /// Nothing but its disk.
+    Nothing,
+}
+
+impl KnownHost {
+    /// The same host, where it asks in a way that it is never told to boot in.
+    #[must_use]
+    pub fn elsewhere(self) -> Self {
+        let told = match self.told {
+            Told::Boot(_) | Told::Elsewhere => Told::Elsewhere,
+            Told::Nothing => Told::Nothing,
+        };
+        Self { told, ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elsewhere_there_is_no_token() {
+        let table = [
+            (Told::Boot("token".to_owned()), Told::Elsewhere),
+            (Told::Elsewhere, Told::Elsewhere),
+            (Told::Nothing, Told::Nothing),
+        ];
+        for (told, expected) in table {
+            let known = KnownHost { host: Key::new("racks", "r1-h1"), told };
+            assert_eq!(known.elsewhere().told, expected);
+        }
+    }
 }

@@ -41,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 pub use self::image::{AgentImage, AgentImageError};
-pub use self::lookup::{BootLookup, KnownHost, NetworkNotRead, NoSystem, System};
+pub use self::lookup::{BootLookup, KnownHost, NetworkNotRead, NoSystem, System, Told};
 use self::{composite::Composite, idle::Idle, media::Patch, ticket::Ticket};
 use crate::{
     deploy::{Leadership, connection::serve_connection, server::accept},

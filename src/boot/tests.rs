@@ -281,6 +281,10 @@ impl BootLookup for OneCard {
         None
     }
 
+    fn card_of(&self, _: ferric_api::MacAddress) -> Option<KnownHost> {
+        None
+    }
+
     fn discover(&self, _: ferric_api::MacAddress, _: bool) -> Option<String> {
         None
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferric_api::HardwareDetails;
+use ferric_api::{HardwareDetails, MacAddress};
 use ferric_bmc::{PowerAction, PowerState, SystemFacts};
 use jiff::Timestamp;
 
@@ -270,6 +270,8 @@ pub struct BmcMemory {
     pub hardware: Option<Arc<HardwareDetails>>,
     /// Ports whose switches `HardwareData` knew, as read in an agent boot.
     pub ports: Option<KnownPorts>,
+    /// Network cards of the machine, as `HardwareData` has them; `None`: it has not been read.
+    pub cards: Option<Vec<MacAddress>>,
     /// When the last network boot began that nobody asked for.
     pub uninvited: Option<Timestamp>,
     /// The network of the agent, as read last.
@@ -307,6 +309,7 @@ impl BmcMemory {
             power: None,
             hardware: None,
             ports: None,
+            cards: None,
             uninvited: None,
             network: None,
             network_secret: None,

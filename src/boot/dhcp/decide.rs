@@ -66,6 +66,11 @@ pub enum Invitation {
         /// URL below which there is nothing.
         nothing: String,
     },
+    /// It is enrolled and was told to boot, but by another card than the one that asks: this one is to let go at once.
+    Elsewhere {
+        /// URL below which there is nothing.
+        nothing: String,
+    },
     /// It was told to boot our agent.
     Boot(Files),
     /// Nobody enrolled it; it may boot our agent to tell what it is.
@@ -139,6 +144,7 @@ pub fn decide(
         (Client::Plain, _) => "address",
         (_, Invitation::Boot(_)) => "boot",
         (_, Invitation::Discovery(_)) => "discovery",
+        (_, Invitation::Elsewhere { .. }) => "elsewhere",
         // Firmware or iPXE that nobody told to.
         _ => "uninvited",
     };
@@ -190,7 +196,9 @@ struct Unsupported;
 fn boot_file(facts: &Facts, invitation: &Invitation) -> Result<Option<BootFile>, Unsupported> {
     let files = match invitation {
         Invitation::Unknown => return Ok(None),
-        Invitation::Uninvited { nothing } => return Ok(next(facts.client, nothing)),
+        Invitation::Uninvited { nothing } | Invitation::Elsewhere { nothing } => {
+            return Ok(next(facts.client, nothing));
+        }
         Invitation::Boot(files) | Invitation::Discovery(files) => files,
     };
     Ok(match start(facts.client, facts.architecture)? {

@@ -1,9 +1,9 @@
 //! DHCPv4 for machines that boot from the network: beside another server as proxyDHCP, or with addresses of its own.
 //!
 //! A machine is answered only if a host with its boot MAC address is enrolled, and told to boot something only while
-//! that host's boot is begun and no agent has registered for it; other machines only where the operator wants them to be
-//! discovered. [`decide`] is the pure core; [`packet`] reads and
-//! writes; [`pool`] has the addresses.
+//! that host's boot is begun and no agent has registered for it. Firmware that asks by another card of such a host is sent
+//! on; other machines are answered only where the operator wants them to be discovered. [`decide`] is the pure core;
+//! [`packet`] reads and writes; [`pool`] has the addresses.
 
 pub mod decide;
 pub mod packet;
@@ -22,9 +22,9 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use self::decide::{Decision, Files, Invitation, Mode, Settings, asks_for_a_boot, decide};
-use self::packet::{Facts, Request};
+use self::packet::{Client, Facts, Request};
 use self::pool::Pool;
-use super::{BootFile, BootLookup, KnownHost, artifact_url, boot_url};
+use super::{BootFile, BootLookup, KnownHost, Told, artifact_url, boot_url};
 use crate::deploy::Leadership;
 
 /// Port of DHCP servers.
@@ -124,7 +124,11 @@ impl Shared {
     }
 
     fn respond(&self, facts: &Facts, message: &Message, boot_server_port: bool) -> Option<Vec<u8>> {
-        let known = self.lookup.boot_for(facts.mac);
+        let known = self.lookup.boot_for(facts.mac).or_else(|| {
+            // Only firmware has to be sent on: an operating system's cards are none of our business.
+            let boots = facts.client != Client::Plain;
+            boots.then(|| self.lookup.card_of(facts.mac))?.map(KnownHost::elsewhere)
+        });
         let invitation = match &known {
             Some(known) => self.invitation(known),
             // Its agent asks for an address, too, which is not to ask for a boot.
@@ -161,9 +165,11 @@ impl Shared {
     }
 
     fn invitation(&self, known: &KnownHost) -> Invitation {
-        match &known.token {
-            None => Invitation::Uninvited { nothing: artifact_url(&self.boot_url, NOTHING).to_string() },
-            Some(token) => Invitation::Boot(self.files(token)),
+        let nothing = || artifact_url(&self.boot_url, NOTHING).to_string();
+        match &known.told {
+            Told::Nothing => Invitation::Uninvited { nothing: nothing() },
+            Told::Elsewhere => Invitation::Elsewhere { nothing: nothing() },
+            Told::Boot(token) => Invitation::Boot(self.files(token)),
         }
     }
 

@@ -158,6 +158,98 @@ fn firmware_is_told_to_go_on_in_the_words_of_pxe() {
     );
 }
 
+/// One host that was told to boot, and its two cards.
+struct TwoCards;
+
+impl BootLookup for TwoCards {
+    fn boot_for(&self, mac: ferric_api::MacAddress) -> Option<KnownHost> {
+        (mac == [0x52, 0x54, 0, 0, 0, 1].into()).then(told_to_boot)
+    }
+
+    fn card_of(&self, mac: ferric_api::MacAddress) -> Option<KnownHost> {
+        (mac == [0x52, 0x54, 0, 0, 0, 2].into()).then(told_to_boot)
+    }
+
+    fn discover(&self, _: ferric_api::MacAddress, _: bool) -> Option<String> {
+        None
+    }
+
+    fn boot_mac(&self, _: &crate::key::Key) -> Option<ferric_api::MacAddress> {
+        None
+    }
+
+    fn network(&self, _: &crate::key::Key) -> Result<Option<Arc<str>>, super::super::NetworkNotRead> {
+        Ok(None)
+    }
+
+    fn system<'a>(
+        &'a self,
+        _: &'a crate::key::Key,
+        _: u64,
+    ) -> futures::future::BoxFuture<'a, Result<super::super::System, super::super::NoSystem>> {
+        Box::pin(std::future::ready(Err(super::super::NoSystem::Over)))
+    }
+
+    fn uninvited(&self, host: &crate::key::Key) {
+        panic!("{host} was told to boot");
+    }
+
+    fn count(&self, _: &'static str) {}
+}
+
+fn told_to_boot() -> KnownHost {
+    KnownHost { host: crate::key::Key::new("racks", "r1-h1"), told: Told::Boot("the-token".to_owned()) }
+}
+
+#[test]
+fn only_the_boot_card_is_given_the_token() {
+    let (_sender, leader) = watch::channel(Leadership::Leader);
+    let network = Network {
+        mask: Ipv4Addr::new(255, 255, 255, 0),
+        routers: vec![],
+        name_servers: vec![],
+        lease_seconds: 3600,
+    };
+    for mode in [Mode::Proxy, Mode::Server] {
+        let shared = Shared {
+            settings: Settings { mode, server: Ipv4Addr::new(10, 0, 0, 1), network: network.clone() },
+            boot_url: "http://10.0.0.1:6180".parse().unwrap(),
+            pool: Mutex::new(Some(Pool::new(
+                Ipv4Addr::new(10, 0, 0, 10),
+                Ipv4Addr::new(10, 0, 0, 20),
+                Default::default(),
+                std::time::Duration::from_secs(60),
+            ))),
+            leader: leader.clone(),
+            lookup: Arc::new(TwoCards),
+        };
+        let holds = |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|part| part == text.as_bytes());
+        for class in [&b"PXEClient:Arch:00007"[..], b"HTTPClient:Arch:00016", b""] {
+            let ask = |card: u8, more: &[u8]| {
+                let architecture = option(93, &[0, if class.starts_with(b"HTTP") { 16 } else { 7 }]);
+                let class = if class.is_empty() { vec![] } else { option(60, class) };
+                let mut bytes = question(1, &[class, architecture, more.to_vec()].concat());
+                bytes[33] = card;
+                let (facts, message) = read(&bytes).unwrap();
+                shared.respond(&facts, &message, false)
+            };
+            for more in [&[][..], &option(77, b"iPXE")] {
+                let (first, second, stranger) = (ask(1, more), ask(2, more), ask(3, more));
+                assert_eq!(stranger, None);
+                let boots = !class.is_empty() || !more.is_empty();
+                assert_eq!(first.is_some(), boots || mode == Mode::Server, "{class:?} {more:?}");
+                // An operating system's other cards are not answered.
+                assert!(second.is_none() || boots, "{class:?} {more:?}");
+                assert!(!second.is_some_and(|bytes| holds(&bytes, "the-token")), "{class:?} {more:?}");
+                if class.starts_with(b"HTTP") {
+                    assert!(holds(&first.unwrap(), "the-token"));
+                    assert!(!more.is_empty() || holds(&ask(2, more).unwrap(), "/agent/nothing"));
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn answers_go_where_the_client_hears_them() {
     let from: SocketAddr = "10.0.0.7:2070".parse().unwrap();

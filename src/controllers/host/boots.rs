@@ -7,8 +7,8 @@ use ferric_api::{BareMetalHost, MacAddress};
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 
-use super::{HostContext, discover, system};
-use crate::boot::{BootLookup, KnownHost, NetworkNotRead, NoSystem, System, token_lifetime};
+use super::{HostContext, cards, discover, system};
+use crate::boot::{BootLookup, KnownHost, NetworkNotRead, NoSystem, System, Told, token_lifetime};
 use crate::host::uninvited;
 use crate::key::Key;
 
@@ -21,6 +21,11 @@ impl HostBoots {
     /// Works on the context of the host controller.
     pub fn new(context: Arc<HostContext>) -> Self {
         Self { context }
+    }
+
+    fn known(&self, host: Key) -> KnownHost {
+        let told = self.token(&host).map_or(Told::Nothing, Told::Boot);
+        KnownHost { host, told }
     }
 
     fn token(&self, host: &Key) -> Option<String> {
@@ -47,9 +52,12 @@ impl BootLookup for HostBoots {
         let host = context.hosts.store().find(is_it)?;
         let host = Key::of(&*host);
         // Of two hosts with this address the younger is told nothing, and has no boot.
-        let host = context.senior_twin(&host).unwrap_or(host);
-        let token = self.token(&host);
-        Some(KnownHost { host, token })
+        Some(self.known(context.senior_twin(&host).unwrap_or(host)))
+    }
+
+    fn card_of(&self, mac: MacAddress) -> Option<KnownHost> {
+        let host = cards::owner(&self.context, mac)?;
+        Some(self.known(host).elsewhere())
     }
 
     fn discover(&self, mac: MacAddress, asks: bool) -> Option<String> {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ferric_api::{BareMetalHost, BareMetalMachine};
+use ferric_api::{BareMetalHost, BareMetalMachine, MacAddress};
 use ferric_bmc::{Bmc, BmcPool, SystemFacts};
 use jiff::Timestamp;
 use kube::{Api, Client, ResourceExt};
@@ -82,6 +82,8 @@ pub struct HostContext {
     pub addresses: Addresses,
     /// What is remembered of each host.
     table: Mutex<Table>,
+    /// Held while the network cards of hosts are looked up.
+    pub(super) looking_up_cards: Arc<tokio::sync::Mutex<()>>,
     /// Hosts as this process wrote them last: an older version from the cache is not acted on.
     pub(super) written: Overlay<BareMetalHost>,
 }
@@ -137,6 +139,7 @@ impl HostContext {
             parts,
             addresses: Addresses::default(),
             table: Mutex::default(),
+            looking_up_cards: Arc::default(),
             written: Overlay::default(),
         })
     }
@@ -155,6 +158,28 @@ impl HostContext {
     /// What the BMC of a host said of the server, if it was asked by this process.
     pub(super) fn facts(&self, key: &Key) -> Option<SystemFacts> {
         self.table().hosts.get(key)?.bmc.facts.as_ref().map(|facts| facts.value.clone())
+    }
+
+    /// The hosts that have this network card, as far as that is known.
+    pub(super) fn with_card(&self, mac: MacAddress) -> Vec<Key> {
+        let has = |r: &Remembered| {
+            let told = r.bmc.facts.as_ref().is_some_and(|facts| facts.value.macs.contains(&mac));
+            told || r.bmc.cards.as_ref().is_some_and(|cards| cards.contains(&mac))
+        };
+        let having: Vec<Key> = {
+            let table = self.table();
+            table.hosts.iter().filter(|(_, r)| has(r)).map(|(key, _)| key.clone()).collect()
+        };
+        // One that was deleted while it was looked up may still be remembered.
+        having.into_iter().filter(|key| self.hosts.get(key).is_some()).collect()
+    }
+
+    /// The hosts whose network cards this process has not looked up.
+    pub(super) fn with_unread_cards(&self) -> Vec<Key> {
+        let hosts = self.hosts.store().state();
+        let table = self.table();
+        let unread = |key: &Key| table.hosts.get(key).is_none_or(|r| r.bmc.cards.is_none());
+        hosts.iter().map(|host| Key::of(&**host)).filter(unread).collect()
     }
 
     /// The host from the cache, or as this process wrote it where the cache is behind.

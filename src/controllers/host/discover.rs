@@ -1,7 +1,7 @@
 //! Machines that nobody enrolled: the shell around [`crate::discovery`].
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ferric_api::hardware::HardwareDetails;
 use ferric_api::{BareMetalHost, MacAddress};
@@ -10,7 +10,7 @@ use ferric_protocol::v1::{Inventory, PowerAction};
 use jiff::Timestamp;
 use tracing::{info, warn};
 
-use super::{HostContext, hardware};
+use super::{HostContext, cards, hardware};
 use crate::deploy::RegisterError;
 use crate::discovery::{Book, Invite, Known, Limits, Refusal, Report, found};
 use crate::host::in_band;
@@ -40,7 +40,7 @@ impl Discovery {
 }
 
 /// The discovery token for a machine that no host names: one that it has, or, if it asks for a boot, a new one.
-pub(super) fn token(context: &HostContext, mac: MacAddress, asks: bool) -> Option<String> {
+pub(super) fn token(context: &Arc<HostContext>, mac: MacAddress, asks: bool) -> Option<String> {
     let discovery = context.discovery.as_ref()?;
     let now = Timestamp::now();
     let mint = |(number, expires): (u64, Timestamp)| context.boot.keys.mint_discovery(mac, number, expires);
@@ -52,9 +52,9 @@ pub(super) fn token(context: &HostContext, mac: MacAddress, asks: bool) -> Optio
         return None;
     }
     let hosts = context.hosts.store().state();
-    // Another card of a host, as far as its BMC lists them.
-    if hosts.iter().any(|host| Known::of(host, context.facts(&Key::of(&**host)).as_ref(), None).has_card(mac))
-    {
+    // Another card of a host. While the cards of some are being looked up nothing is offered: the machine asks again.
+    let names = |host: &BareMetalHost| Known::of(host, None, None).has_card(mac);
+    if hosts.iter().any(|host| names(host)) || !context.with_card(mac).is_empty() || cards::look_up(context) {
         return None;
     }
     let waiting = hosts.iter().filter(|host| host.spec.waits_for_approval()).count();

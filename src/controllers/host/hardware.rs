@@ -12,7 +12,7 @@ use kube::{Api, Resource};
 
 use super::{HostContext, ReconcileError};
 use crate::deploy::{TaskOutcome, TaskState};
-use crate::host::{KnownPorts, in_band};
+use crate::host::{KnownPorts, cards, in_band};
 use crate::key::Key;
 use crate::patch::{self, ApiError};
 
@@ -35,6 +35,7 @@ pub(super) async fn save(
         owner.controller = Some(true);
         vec![owner]
     });
+    context.with(key, |r| r.bmc.cards = Some(cards::of(details)));
     match patch::create(&api, &data).await {
         Ok(_) => Ok(()),
         Err(error) if error.is_already_exists() => {
@@ -53,7 +54,9 @@ pub(super) async fn save(
 pub(super) async fn read(key: &Key, context: &HostContext) -> Result<Option<HardwareDetails>, ApiError> {
     let api: Api<HardwareData> = Api::namespaced(context.client.clone(), &key.namespace);
     let data = patch::get_opt(&api, &key.name).await?;
-    Ok(data.map(|data| data.spec.hardware.unwrap_or_default()))
+    let hardware = data.map(|data| data.spec.hardware.unwrap_or_default());
+    context.with(key, |r| r.bmc.cards = Some(hardware.as_ref().map(cards::of).unwrap_or_default()));
+    Ok(hardware)
 }
 
 /// Adds to what the BMC told what the connected agent sees from within.
@@ -85,6 +88,7 @@ async fn add(key: &Key, context: &HostContext, cleaned: bool) -> Result<(), Reco
     if let Some(merged) = view.inventory.as_ref().map(|found| in_band::merge(&known, found))
         && merged != known
     {
+        context.with(key, |r| r.bmc.cards = Some(cards::of(&merged)));
         spec.insert("hardware".to_owned(), serde_json::json!(merged));
     }
     let result = view.tasks.values().rev().find_map(|task| match task {

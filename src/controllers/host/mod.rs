@@ -5,6 +5,7 @@
 //! ([`tasks`]); both wake the host again when something came of it.
 
 mod boots;
+mod cards;
 mod context;
 mod discover;
 mod execute;

@@ -41,6 +41,10 @@ fn uninvited() -> Invitation {
     Invitation::Uninvited { nothing: "http://s/agent/nothing".into() }
 }
 
+fn elsewhere() -> Invitation {
+    Invitation::Elsewhere { nothing: "http://s/agent/nothing".into() }
+}
+
 type Row = (Client, Option<u16>, Result<Option<BootFile>, ()>);
 
 #[test]
@@ -192,6 +196,24 @@ fn who_boots_uninvited_is_sent_on_at_once_whatever_it_runs_on() {
             for request in [Request::Discover, Request::Request] {
                 let expected = Some((boot.clone(), class, true));
                 assert_eq!(ask(Mode::Server, request, Some(LEASE), false), expected, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn another_card_of_a_host_that_boots_is_sent_on_and_not_counted_as_uninvited() {
+    for mode in [Mode::Proxy, Mode::Server] {
+        for client in [Client::Plain, Client::Pxe, Client::Http, Client::Ipxe] {
+            for request in [Request::Discover, Request::Request, Request::Inform, Request::Release] {
+                for port in [false, true] {
+                    let facts = facts(request, client, Some(7));
+                    let ask = |invitation| decide(&settings(mode), &facts, &invitation, Some(LEASE), port);
+                    let (idle, booting) = (ask(uninvited()), ask(elsewhere()));
+                    assert_eq!(booting.reply, idle.reply, "{facts:?}");
+                    let counted = if idle.counted == "uninvited" { "elsewhere" } else { idle.counted };
+                    assert_eq!(booting.counted, counted, "{facts:?}");
+                }
             }
         }
     }

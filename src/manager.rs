@@ -14,10 +14,11 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 use url::Url;
 
 use crate::boot::dhcp::{DhcpServer, Sockets};
+use crate::boot::dhcp6::{self, Dhcp6Server};
 use crate::boot::{self, AgentImage, Artifacts, BootLookup, BootServer};
 use crate::capi::{Cluster, Machine};
 use crate::config::{Dhcp, Options};
@@ -340,6 +341,20 @@ async fn serve_network_boot(
         format!("--dhcp-interface {interface}: ports 67 and 4011, which need CAP_NET_BIND_SERVICE")
     })?;
     let files = boot::tftp_files(image).context("--agent-image-dir")?;
+    match dhcp6::bind(&interface) {
+        Ok(socket) => {
+            let (server, stopping) =
+                (Dhcp6Server { leader: leader.clone(), lookup: lookup.clone() }, stop.clone());
+            tasks.spawn(async move {
+                server.serve(socket, stopping).await;
+                Ok(())
+            });
+        }
+        // Where there is no IPv6 nobody asks.
+        Err(error) => {
+            warn!(%error, interface, "network boots over IPv6 are not sent on to the disk: UDP port 547")
+        }
+    }
     let server = DhcpServer { settings, boot_url: boot_url.clone(), pool, leader, lookup };
     let (serving, stopping) = (stop.clone(), stop.clone());
     tasks.spawn(async move { Ok(server.serve(sockets, serving).await?) });

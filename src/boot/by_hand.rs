@@ -87,6 +87,8 @@ async fn boot_services() {
     };
     let interface = var("INTERFACE").unwrap();
     let sockets = dhcp::Sockets::bind(&interface).unwrap();
+    let over_ipv6 = dhcp6::Dhcp6Server { leader: leader.clone(), lookup: lookup.clone() };
+    let socket = dhcp6::bind(&interface).unwrap();
     let udp = tokio::net::UdpSocket::bind("0.0.0.0:69").await.unwrap();
     let files = tftp_files(&image).unwrap();
     let listener = TcpListener::bind("0.0.0.0:6180").await.unwrap();
@@ -108,6 +110,7 @@ async fn boot_services() {
     };
     let stop = CancellationToken::new();
     println!("ready");
+    tokio::spawn(over_ipv6.serve(socket, stop.clone()));
     tokio::try_join!(
         boot.serve(listener, stop.clone()),
         tftp::serve(udp, files, stop.clone()),

@@ -2,10 +2,10 @@
 //! many inputs each decoder gets; the default is a short replay.
 #![allow(clippy::unwrap_used)]
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::dhcp::decide::{BootFile, Reply, ReplyKind};
-use super::{dhcp, tftp};
+use super::{dhcp, dhcp6, tftp};
 
 #[path = "../../tests/shared/fuzz.rs"]
 mod shared;
@@ -57,6 +57,36 @@ fn no_dhcp_datagram_harms_the_provider() {
         if let Some((_, question)) = dhcp::packet::read(datagram) {
             let answer = dhcp::packet::write(&question, &reply);
             assert!(answer.is_none_or(|bytes| bytes.len() <= 2_000));
+        }
+    });
+}
+
+#[test]
+fn no_dhcpv6_datagram_harms_the_provider() {
+    let option = |code: u8, value: &[u8]| [&[0, code, 0, u8::try_from(value.len()).unwrap()], value].concat();
+    let class =
+        |text: &[u8]| option(16, &[&[0, 0, 1, 0x57, 0, u8::try_from(text.len()).unwrap()], text].concat());
+    let seeds = [
+        [
+            vec![1, 7, 8, 9],
+            option(1, &[&[0, 4], &[3; 16][..]].concat()),
+            option(8, &[0, 0]),
+            option(3, &[0; 12]),
+            class(b"PXEClient:Arch:00007:UNDI:003001"),
+        ]
+        .concat(),
+        [
+            vec![1, 7, 8, 9],
+            class(b"HTTPClient:Arch:00016:UNDI:003001"),
+            option(1, &[0, 1, 0, 1, 9, 9, 9, 9, 0x52, 0x54, 0, 0, 0, 1]),
+        ]
+        .concat(),
+    ];
+    fuzz(&seeds, 1, |datagram| {
+        for source in ["fe80::5054:ff:fe00:1", "fe80::1"] {
+            if let Some(question) = dhcp6::packet::read(datagram, source.parse::<Ipv6Addr>().unwrap()) {
+                assert!(dhcp6::packet::nothing(&question, uuid::Uuid::nil()).len() <= 170);
+            }
         }
     });
 }

@@ -5,7 +5,8 @@
 //! URL: it is good for one key of one boot of one host, and is not spent here, because firmware asks again.
 //!
 //! - [`choice`]: which way a host boots. Pure.
-//! - [`dhcp`] and [`tftp`]: for machines that boot from the network without being told a URL.
+//! - [`dhcp`] and [`tftp`]: for machines that boot from the network without being told a URL; [`dhcp6`] sends those on that
+//!   ask over IPv6.
 //! - [`image`]: the folder that `make agent-image` makes.
 //! - [`media`]: the bytes of a host's own ISO. Pure. [`iso9660`] puts another kernel onto it, [`composite`] reads it.
 //! - [`seed`]: what a system that runs from memory is configured with. Pure.
@@ -13,6 +14,7 @@
 pub mod choice;
 pub mod composite;
 pub mod dhcp;
+pub mod dhcp6;
 mod files;
 mod idle;
 pub mod image;

@@ -24,6 +24,7 @@ macro_rules! row {
 
 mod bench;
 mod boot;
+mod discovery;
 mod disks;
 mod images;
 mod kexec;

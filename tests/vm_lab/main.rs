@@ -2,7 +2,8 @@
 //! node of Kubernetes deploy a tiny system, whose init prints what it finds on the config drive.
 //!
 //! Ignored unless asked for (`make test-lab`): together they take half an hour. Root and QEMU are needed; where they are
-//! missing a line says that a row was SKIPPED, and why.
+//! missing a line says that a row was SKIPPED, and why. What takes more than ten minutes is run by name only
+//! (`make test-lab ROWS=control_plane::`).
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 /// One row: a test of its own, which is run inside a lab, and may take so long.
@@ -24,6 +25,7 @@ macro_rules! row {
 
 mod bench;
 mod boot;
+mod control_plane;
 mod discovery;
 mod disks;
 mod images;

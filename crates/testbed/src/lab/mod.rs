@@ -4,6 +4,7 @@
 //! [`world`] of their own, together with everything that is to talk to the virtual servers. Nothing reaches another
 //! network, and nothing is left when it ends.
 
+pub mod container_images;
 pub mod demo;
 pub mod domain;
 pub mod images;

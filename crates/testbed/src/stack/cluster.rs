@@ -2,6 +2,9 @@
 
 use std::ffi::OsString;
 
+use serde::Deserialize as _;
+use serde_json::Value;
+
 use crate::assets::KUBERNETES_VERSION;
 use crate::bed::Bed;
 use crate::error::{Error, Result};
@@ -50,6 +53,20 @@ impl ClusterRequest<'_> {
         Ok(Created { objects, endpoint, workload: None, _port: Some(port) })
     }
 
+    /// The same at an endpoint that leads to a host, with a change to the KubeadmControlPlane.
+    pub async fn create_with_kubeadm_at(
+        &self,
+        bed: &Bed,
+        endpoint: &str,
+        change: impl FnOnce(&mut Value),
+    ) -> Result<Created> {
+        let args = ["--infrastructure", "ferric", "--control-plane-machine-count", "1"];
+        let manifests = self.generate(bed, endpoint, args.into_iter().map(OsString::from)).await?;
+        let manifests = changed(&manifests, "KubeadmControlPlane", change)?;
+        let objects = bed.apply(&manifests).await?.lines().count();
+        Ok(Created { objects, endpoint: endpoint.to_owned(), workload: None, _port: None })
+    }
+
     /// With a stand-in: a control plane that runs beside the fleet and that nobody manages.
     pub async fn create_with_external_control_plane(&self, bed: &Bed) -> Result<Created> {
         let workload = bed.start_workload(self.name).await?;
@@ -76,6 +93,17 @@ impl ClusterRequest<'_> {
         endpoint: &str,
         args: impl IntoIterator<Item = OsString>,
     ) -> Result<usize> {
+        let manifests = self.generate(bed, endpoint, args).await?;
+        Ok(bed.apply(&manifests).await?.lines().count())
+    }
+
+    /// What `clusterctl generate cluster` makes of a template.
+    async fn generate(
+        &self,
+        bed: &Bed,
+        endpoint: &str,
+        args: impl IntoIterator<Item = OsString>,
+    ) -> Result<String> {
         let workers = self.workers.to_string();
         let fixed = [
             "generate",
@@ -98,7 +126,31 @@ impl ClusterRequest<'_> {
         ];
         variables.extend(&self.variables);
         let args = fixed.into_iter().map(OsString::from).chain(args);
-        let manifests = bed.clusterctl(args, &variables).await?;
-        Ok(bed.apply(&manifests).await?.lines().count())
+        bed.clusterctl(args, &variables).await
+    }
+}
+
+/// The same manifests with a change to the object of this kind.
+fn changed(manifests: &str, kind: &str, change: impl FnOnce(&mut Value)) -> Result<String> {
+    let malformed = |error: serde_yaml_ng::Error| Error::malformed("what clusterctl generated", error);
+    let documents = serde_yaml_ng::Deserializer::from_str(manifests).map(Value::deserialize);
+    let mut objects: Vec<Value> = documents.collect::<std::result::Result<_, _>>().map_err(malformed)?;
+    let object = objects.iter_mut().find(|object| object["kind"] == kind);
+    change(object.ok_or_else(|| Error::malformed("what clusterctl generated", format!("it has no {kind}")))?);
+    Ok(objects.iter().map(|object| format!("{object}\n---\n")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn one_object_is_changed() {
+        let manifests = "kind: A\nspec: {n: 1}\n---\nkind: B\nspec: {n: 1}\n";
+        let change = |object: &mut Value| object["spec"]["n"] = 2.into();
+        let objects = "{\"kind\":\"A\",\"spec\":{\"n\":1}}\n---\n{\"kind\":\"B\",\"spec\":{\"n\":2}}\n---\n";
+        assert_eq!(changed(manifests, "B", change).unwrap(), objects);
+        assert!(changed(manifests, "C", change).is_err());
     }
 }

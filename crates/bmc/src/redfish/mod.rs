@@ -154,12 +154,9 @@ impl Redfish {
         let what = format!("reset {reset_type}");
         match self.client.start(&reset.target, &serde_json::json!({"ResetType": reset_type}), &what).await {
             Err(error @ (BmcError::Unexpected { .. } | BmcError::Busy { .. })) => {
-                // Refused perhaps because it is so by now.
+                // Refused perhaps because it is so by now, or an error after it was done.
                 let state = self.see_power(&self.system().await?.json);
-                match power::choose(action, state, allowed.as_deref()) {
-                    Reset::Nothing => Ok(()),
-                    _ => Err(error),
-                }
+                if power::is_so(action, state) { Ok(()) } else { Err(error) }
             }
             other => other,
         }

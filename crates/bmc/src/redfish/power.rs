@@ -57,6 +57,17 @@ pub(crate) fn choose(action: PowerAction, state: PowerState, allowed: Option<&[S
     }
 }
 
+/// Whether what is asked for is so, or under way: then a refusal was one of asking twice, or none.
+pub(crate) fn is_so(action: PowerAction, state: PowerState) -> bool {
+    use PowerState as S;
+    match action {
+        PowerAction::On => matches!(state, S::On | S::PoweringOn),
+        PowerAction::ForceOff | PowerAction::GracefulShutdown => matches!(state, S::Off | S::PoweringOff),
+        // Nobody can tell by the power.
+        PowerAction::ForceRestart | PowerAction::PowerCycle => false,
+    }
+}
+
 /// What is sent where a rule says that `sent` stands in for `chosen`. The button toggles: only where the state is known.
 pub(crate) fn stand_in<'a>(chosen: &'a str, sent: &'a str, state: PowerState) -> &'a str {
     let toggles_well = match chosen {
@@ -96,6 +107,16 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn what_is_under_way_is_not_refused() {
+        use PowerState::{Off, On, PoweringOff, PoweringOn, Unknown};
+        let so = |action| [On, PoweringOn, Off, PoweringOff, Unknown].map(|state| is_so(action, state));
+        assert_eq!(so(PowerAction::On), [true, true, false, false, false]);
+        assert_eq!(so(PowerAction::ForceOff), [false, false, true, true, false]);
+        assert_eq!(so(PowerAction::GracefulShutdown), so(PowerAction::ForceOff));
+        assert_eq!(so(PowerAction::PowerCycle), [false; 5]);
+    }
 
     #[test]
     fn the_button_stands_in_only_where_the_state_is_known() {

@@ -84,7 +84,11 @@ impl FleetTls {
             .with_single_cert(vec![certificate.der().clone()], key)?;
         // Tickets only: a cache per BMC would be most of an idle server's memory.
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.ticketer = Arc::clone(&self.tickets);
+        // A ticket of the one certificate is none of the other's: whoever shows it would not be shown the certificate.
+        config.ticketer = match of_authority {
+            true => Arc::clone(&self.tickets),
+            false => rustls::crypto::ring::Ticketer::new()?,
+        };
         config.send_tls13_tickets = 1;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Arc::new(config))

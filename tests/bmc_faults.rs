@@ -44,10 +44,7 @@ impl Case<'_> {
         let address = format!("redfish://{}:{}/redfish/v1/Systems/1", self.server.bmc_ip, self.fleet.port());
         let options = ConnectOptions {
             address: address.parse().unwrap(),
-            credentials: Some(Credentials {
-                username: self.server.username.clone(),
-                password: self.server.password.clone(),
-            }),
+            credentials: Some(Credentials::new(self.server.username.clone(), self.server.password.clone())),
             ca_pem: Some(self.fleet.ca_pem().into()),
             certificate_sha256: None,
             insecure: false,

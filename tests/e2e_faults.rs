@@ -161,9 +161,15 @@ struct Deeds {
     bytes: Option<u64>,
 }
 
+/// Asks the simulator, which is as busy as all its servers and may close a connection that was idle.
+async fn ask<T>(what: &str, question: impl AsyncFn() -> ferric_testbed::Result<T>) -> T {
+    let answer = wait_until(what, LIMIT, async || question().await.map_err(|error| error.to_string())).await;
+    answer.unwrap_or_else(|error| panic!("{error}"))
+}
+
 async fn deeds(stack: &Stack, name: &str) -> Deeds {
-    let journal = stack.simulator.journal(name, 0).await.unwrap();
-    let status = stack.simulator.status(name).await.unwrap();
+    let journal = ask("a journal", async || stack.simulator.journal(name, 0).await).await;
+    let status = ask("a status", async || stack.simulator.status(name).await).await;
     Deeds {
         power: journal.iter().filter_map(|entry| entry.power()).collect(),
         boots: journal.iter().filter_map(|entry| entry.boot_source().map(str::to_owned)).collect(),
@@ -186,7 +192,7 @@ impl Life<'_> {
     /// Puts on the fault if it is its time.
     async fn before(&self, phases: &[Phase]) -> bool {
         let Some(case) = self.case.as_ref().filter(|case| phases.contains(&case.phase)) else { return false };
-        self.stack.simulator.set_faults(&self.name, &case.faults).await.unwrap();
+        self.has(&case.faults).await;
         true
     }
 
@@ -199,7 +205,12 @@ impl Life<'_> {
         })
         .await
         .unwrap_or_else(|error| panic!("{error}"));
-        self.stack.simulator.set_faults(&self.name, &json!({})).await.unwrap();
+        self.has(&json!({})).await;
+    }
+
+    /// Puts these faults on the server.
+    async fn has(&self, faults: &Value) {
+        ask("faults to be put on", async || self.stack.simulator.set_faults(&self.name, faults).await).await;
     }
 
     async fn reaches(&self, wanted: State) {

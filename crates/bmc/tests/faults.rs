@@ -363,3 +363,34 @@ async fn a_read_on_a_connection_that_was_just_closed_is_sent_again() {
     }
     server.abort();
 }
+
+/// A thousand hosts behind BMCs that take connections and never answer, two behind each, in one pool with one that
+/// does: it is asked as if it were alone.
+#[tokio::test]
+async fn a_storm_behind_slow_bmcs_leaves_the_others_alone() {
+    let for_ever = Duration::from_secs(3600);
+    let limits = Limits { connect: for_ever, request: for_ever, operation: for_ever, ..Limits::default() };
+    let (fake, pool, well) = simple_with(limits).await;
+    let silent = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let mut storm = tokio::task::JoinSet::new();
+    for host in 0..1000 {
+        let mut options = fake.options("");
+        let bmc = host / 2;
+        let address = format!("redfish+http://127.200.{}.{}:{port}{SYSTEM}", bmc / 250, 1 + bmc % 250);
+        options.address = address.parse().unwrap();
+        let slow = pool.get(&format!("slow-{host}"), &options).unwrap();
+        storm.spawn(async move { slow.power().await });
+    }
+    tokio::task::yield_now().await;
+    fake.take_log();
+    let reads = async {
+        for _ in 0..50 {
+            well.power().await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), reads).await.unwrap();
+    assert!(storm.try_join_next().is_none(), "the others wait for their BMCs");
+    assert_eq!(pool.counters().snapshot().errors, Default::default());
+    storm.abort_all();
+}

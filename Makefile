@@ -109,6 +109,11 @@ bench: assets release ## Measure 1000 and 10000 simulated hosts and write docs/b
 	$(call stage,programs of the benchmarks,$(CARGO) build --quiet --release --package ferric --package ferric-simulator --bins)
 	$(call stage,benchmarks,$(CARGO) bench --quiet --package ferric --bench fleet)
 
+.PHONY: bench-bmc
+bench-bmc: tools ## Measure the BMC drivers with up to 10000 simulated BMCs, and write docs/benchmarks.md
+	$(call stage,programs of the benchmarks,$(CARGO) build --quiet --release --package ferric-simulator --bins)
+	$(call stage,benchmarks of the BMC drivers,$(CARGO) bench --quiet --package ferric-bmc --bench bmc)
+
 .PHONY: bench-lab
 bench-lab: agent-image ## Measure writing an image, booting the agent and its memory, and write docs/benchmarks.md
 	$(call stage,benchmarks of the image pipeline,FERRIC_AGENT_BIN='$(abspath $(AGENT_BUILD)/$(AGENT_TARGET)/release/ferric-agent)' \

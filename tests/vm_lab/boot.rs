@@ -1,16 +1,24 @@
-//! Ways to boot.
+//! Ways to boot, and not to boot: a server that was not told to boot from the network and does.
+
+use std::time::Instant;
 
 use ferric_testbed::lab::domain::{BmcKind, Firmware, ServerSpec};
+use ferric_testbed::lab::wait_for_serial;
+use ferric_testbed::stack::disk::sha256;
 
-use crate::bench::{Row, Wanted, counted, lab, server};
+use crate::bench::{LIMIT, Row, Wanted, counted, done, lab, server};
+use crate::memory;
 
-/// Boots the agent, has the image written, boots it, and lets the host go.
-async fn life(spec: ServerSpec, proxy: bool, marker: &str, firmware: &str) {
+/// Boots the agent, has the image written, boots it, and lets the host go. One that boots by PXE is also started from the
+/// network without having been told to.
+async fn life(spec: ServerSpec, proxy: bool, marker: &str, firmware: &str) -> Row {
     let mut builder = lab(vec![spec]).await;
     if proxy {
         // The emulator's UEFI HTTP boot would be the better one.
         builder = builder.manager_flag("boot-methods", "pxe");
         builder = builder.manager_flag("dhcp-mode", "proxy").manager_flag("dhcp-interface", "lab0");
+        // The provider is not to find that the power is gone, and switch it on to boot from the disk.
+        builder = builder.manager_flag("power-poll-seconds", "0");
     }
     let mut row = Row::start(builder).await;
     row.enrol().await;
@@ -30,22 +38,58 @@ async fn life(spec: ServerSpec, proxy: bool, marker: &str, firmware: &str) {
     if proxy {
         let boots = counted(&row.stack, "ferric_network_boots_total{result=\"boot\"}").await;
         assert_ne!(boots, 0, "no boot from the network was counted");
+        goes_on_to_its_disk(&mut row).await;
     }
     row.release().await;
-    row.stop().await;
+    row
+}
+
+/// A provisioned server that tries all its network entries before its disk comes up from that; how long it takes is told.
+async fn goes_on_to_its_disk(row: &mut Row) {
+    let from = row.server().serial_end();
+    done(row.server().cut_power().await);
+    let begun = Instant::now();
+    done(row.server().boot_from_network().await);
+    done(wait_for_serial(row.server(), from, "tiny: done", LIMIT).await);
+    let took = begun.elapsed().as_secs_f64();
+    row.story.say(&format!("uninvited: from power-on to the system on the disk: {took:.1} s"));
+    let printed = row.server().serial_from(from);
+    assert!(!printed.contains("ferric-agent"), "the agent was booted:\n{printed}");
+    let macs = row.server().macs();
+    let tried: &[&str] = match row.server().spec.firmware {
+        Firmware::Uefi => &["PXEv4", "PXEv6", "HTTPv4", "HTTPv6"],
+        Firmware::Bios => &[],
+    };
+    for (entry, mac) in tried.iter().flat_map(|entry| macs.iter().map(move |mac| (entry, mac))) {
+        let entry = format!("UEFI {entry} (MAC:{})", mac.replace(':', "").to_uppercase());
+        assert!(printed.contains(&entry), "{entry} was not tried:\n{printed}");
+    }
+    let asked = counted(&row.stack, "ferric_network_boots_total{result=\"uninvited\"}").await;
+    assert_ne!(asked, 0, "it did not ask for a network boot");
+    let host = row
+        .reach("told of an uninvited boot", |host| {
+            host.status.as_ref().is_some_and(|status| status.uninvited_boots.is_some())
+        })
+        .await;
+    assert_eq!(host.status.unwrap().uninvited_boots.unwrap().count, 1, "{asked} messages are one boot");
 }
 
 row!(uefi_http_boot, async {
     let spec = ServerSpec { bmc: BmcKind::Redfish("redfish-uefihttp"), ..server() };
-    life(spec, false, "marker-uefi-http", "UEFI").await;
+    let mut row = life(spec, false, "marker-uefi-http", "UEFI").await;
+    // The next one runs from memory only.
+    let before = sha256(row.disk(0)).unwrap();
+    let _files = memory::run(&mut row, "marker-memory-http", "UEFI").await;
+    assert_eq!(sha256(row.disk(0)).unwrap(), before, "the disk was written");
+    row.stop().await;
 });
 
 row!(bios_pxe_beside_a_foreign_dhcp_server, async {
     let spec = ServerSpec { firmware: Firmware::Bios, bmc: BmcKind::RedfishWithoutMedia, ..server() };
-    life(spec, true, "marker-bios-pxe", "BIOS").await;
+    life(spec, true, "marker-bios-pxe", "BIOS").await.stop().await;
 });
 
 row!(uefi_pxe_beside_a_foreign_dhcp_server, async {
     let spec = ServerSpec { bmc: BmcKind::RedfishWithoutMedia, ..server() };
-    life(spec, true, "marker-uefi-pxe", "UEFI").await;
+    life(spec, true, "marker-uefi-pxe", "UEFI").await.stop().await;
 });

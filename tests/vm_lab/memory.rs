@@ -2,25 +2,17 @@
 
 use ferric_testbed::lab::domain::{BmcKind, Firmware, ServerSpec};
 use ferric_testbed::lab::images::tiny_kernel;
+use ferric_testbed::stack::ImageServer;
 use ferric_testbed::stack::disk::sha256;
 use serde_json::json;
 
 use crate::bench::{Row, Wanted, done, lab, server};
 
-/// Runs the tiny system from memory, starts it once more, and lets the host go.
-async fn ram_only(spec: ServerSpec, proxy: bool, marker: &str, firmware: &str) {
-    // The power is looked at often, so that it is soon seen to be gone.
-    let mut builder = lab(vec![spec]).await.manager_flag("power-poll-seconds", "10");
-    if proxy {
-        builder = builder.manager_flag("boot-methods", "pxe");
-        builder = builder.manager_flag("dhcp-mode", "proxy").manager_flag("dhcp-interface", "lab0");
-    }
-    let mut row = Row::start(builder).await;
-    row.enrol().await;
-    let before = sha256(row.disk(0)).unwrap();
+/// Has the tiny system run from memory on a host that is free. Returns the servers of its files.
+pub async fn run(row: &mut Row, marker: &str, firmware: &str) -> [ImageServer; 2] {
     let (kernel, initrd) = done(tiny_kernel().await);
-    let (_kernels, kernel) = Wanted::of(&kernel, "kernel").await;
-    let (_initrds, initrd) = Wanted::of(&initrd, "raw").await;
+    let (kernels, kernel) = Wanted::of(&kernel, "kernel").await;
+    let (initrds, initrd) = Wanted::of(&initrd, "raw").await;
     row.user_data(marker).await;
     let image = json!({
         "url": kernel.url, "checksum": kernel.sha256, "format": kernel.format,
@@ -34,6 +26,21 @@ async fn ram_only(spec: ServerSpec, proxy: bool, marker: &str, firmware: &str) {
     for line in [&format!("tiny: up, firmware {firmware}"), "tiny: configured in memory"] {
         assert!(printed.contains(line), "{line:?} is not in what was printed:\n{printed}");
     }
+    [kernels, initrds]
+}
+
+/// Runs the tiny system from memory, starts it once more, and lets the host go.
+async fn ram_only(spec: ServerSpec, proxy: bool, marker: &str, firmware: &str) {
+    // The power is looked at often, so that it is soon seen to be gone.
+    let mut builder = lab(vec![spec]).await.manager_flag("power-poll-seconds", "10");
+    if proxy {
+        builder = builder.manager_flag("boot-methods", "pxe");
+        builder = builder.manager_flag("dhcp-mode", "proxy").manager_flag("dhcp-interface", "lab0");
+    }
+    let mut row = Row::start(builder).await;
+    row.enrol().await;
+    let before = sha256(row.disk(0)).unwrap();
+    let _files = run(&mut row, marker, firmware).await;
 
     let from = row.server().serial_end();
     done(row.server().cut_power().await);

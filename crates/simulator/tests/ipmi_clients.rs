@@ -9,8 +9,11 @@ use std::time::{Duration, Instant};
 
 use ferric_simulator::{Delays, Faults, Fleet, FleetConfig, JournalEvent, Power, ServerInfo};
 
+mod common;
 #[path = "../../../tests/shared/python.rs"]
 mod python;
+
+use common::run;
 
 const PYGHMI: &str = "1.6.18";
 const IPMITOOL: &str = "/usr/bin/ipmitool";
@@ -31,13 +34,6 @@ async fn power_is(fleet: &Fleet, name: &str, wanted: Power) {
         assert!(begun.elapsed() < Duration::from_secs(20), "the power does not become {wanted:?}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-}
-
-async fn run(mut command: Command) -> String {
-    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{out}\n{err}");
-    out.into_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,12 +133,8 @@ async fn pyghmi_drives_a_bmc() {
     command.args([&spec.username, &spec.password, &facts.serial, &facts.uuid.to_string()]);
     let out = run(command).await;
     assert!(out.contains("all steps passed"), "{out}");
+    assert_eq!(common::powers(&fleet, &facts.name), [true, false]);
     let journal = fleet.journal(&facts.name, 0).unwrap();
-    let power: Vec<bool> = journal
-        .iter()
-        .filter_map(|entry| if let JournalEvent::Power { on, .. } = entry.event { Some(on) } else { None })
-        .collect();
-    assert_eq!(power, [true, false]);
     assert!(journal.iter().any(|entry| entry.event == JournalEvent::Login { ok: true }));
     fleet.stop().await;
 }

@@ -1,10 +1,11 @@
 //! What the tests of this crate share: an operator's hands on the BMCs, and disks written by hand.
 #![allow(dead_code, clippy::unwrap_used)]
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ferric_image::{ConfigDrive, FileDevice, build_test_image, write_config_drive};
-use ferric_simulator::{Delays, Fleet, FleetConfig, ServerStatus};
+use ferric_simulator::{Delays, Fleet, FleetConfig, JournalEvent, ServerStatus};
 use serde_json::{Value, json};
 
 /// Waits until a server is as wanted.
@@ -34,6 +35,23 @@ pub async fn fleet(folder: &std::path::Path, third: u8, count: usize) -> (Fleet,
     let fleet = Fleet::start(config).await.unwrap();
     let name = fleet.servers().next().unwrap().name.clone();
     (fleet, name)
+}
+
+/// Runs somebody else's program; what it printed.
+pub async fn run(mut command: Command) -> String {
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}\n{err}");
+    out.into_owned()
+}
+
+/// Changes of a server's power, each to on or off.
+pub fn powers(fleet: &Fleet, name: &str) -> Vec<bool> {
+    let journal = fleet.journal(name, 0).unwrap();
+    journal
+        .into_iter()
+        .filter_map(|entry| if let JournalEvent::Power { on, .. } = entry.event { Some(on) } else { None })
+        .collect()
 }
 
 /// A client that trusts the fleet's BMCs.

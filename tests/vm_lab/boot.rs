@@ -12,6 +12,7 @@ use crate::memory;
 /// Boots the agent, has the image written, boots it, and lets the host go. One that boots by PXE is also started from the
 /// network without having been told to.
 async fn life(spec: ServerSpec, proxy: bool, marker: &str, firmware: &str) -> Row {
+    let by_redfish = spec.bmc != BmcKind::Ipmi;
     let mut builder = lab(vec![spec]).await;
     if proxy {
         // The emulator's UEFI HTTP boot would be the better one.
@@ -38,7 +39,10 @@ async fn life(spec: ServerSpec, proxy: bool, marker: &str, firmware: &str) -> Ro
     if proxy {
         let boots = counted(&row.stack, "ferric_network_boots_total{result=\"boot\"}").await;
         assert_ne!(boots, 0, "no boot from the network was counted");
-        goes_on_to_its_disk(&mut row).await;
+        // It is told so by Redfish.
+        if by_redfish {
+            goes_on_to_its_disk(&mut row).await;
+        }
     }
     row.release().await;
     row
@@ -92,4 +96,10 @@ row!(bios_pxe_beside_a_foreign_dhcp_server, async {
 row!(uefi_pxe_beside_a_foreign_dhcp_server, async {
     let spec = ServerSpec { bmc: BmcKind::RedfishWithoutMedia, ..server() };
     life(spec, true, "marker-uefi-pxe", "UEFI").await.stop().await;
+});
+
+// No Redfish at all: power and boot device by IPMI, the agent by PXE.
+row!(ipmi_and_bios_pxe, async {
+    let spec = ServerSpec { firmware: Firmware::Bios, bmc: BmcKind::Ipmi, ..server() };
+    life(spec, true, "marker-ipmi", "BIOS").await.stop().await;
 });

@@ -293,6 +293,12 @@ impl Ipmi {
         if found == device {
             return Ok(());
         }
+        // VirtualBMC shows what it was told only when the server starts next. For the disk that will do: a server that
+        // boots from the network all the same is sent on to its disk.
+        if *target == BootTarget::Disk && self.status().await?.power == PowerState::On {
+            tracing::debug!(bmc = self.address, found = found.name(), "the boot flags are not shown yet");
+            return Ok(());
+        }
         Err(BmcError::CommandRefused {
             what: what.to_owned(),
             message: format!("it accepted {}, and reads back {}", device.name(), found.name()),

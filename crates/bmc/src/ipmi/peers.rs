@@ -154,3 +154,17 @@ async fn what_is_lost_is_asked_again_and_a_change_of_power_is_not() {
     assert_eq!(fake.lock().unwrap().count(0, 4), 1);
     pool.close().await;
 }
+
+#[tokio::test]
+async fn a_bmc_may_show_the_disk_only_after_the_next_start() {
+    // As VirtualBMC does: it takes everything, and shows what the running server was started with.
+    let flags = [0x80, 0x04, 0, 0, 0];
+    let fake = FakeBmc { power: true, keeps_boot_flags: false, boot_flags: flags, ..FakeBmc::default() };
+    let (address, fake) = serve(fake).await;
+    let pool = BmcPool::default();
+    let bmc = pool.get("host", &options(address, Suite::Sha256)).unwrap();
+    bmc.set_boot(&BootTarget::Disk).await.unwrap();
+    fake.lock().unwrap().power = false;
+    assert_eq!(bmc.set_boot(&BootTarget::Disk).await.unwrap_err().reason(), "BMCCommandRefused");
+    pool.close().await;
+}

@@ -23,7 +23,7 @@ pub async fn compare() -> Result<String> {
         Ok(python) => python,
         Err(error) => return Ok(format!("Inspection beside sushy: not measured, {error}.\n")),
     };
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/bmc/sushy.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/bmc/inspect_by_sushy.py");
     let mut text = format!(
         "Inspection of a captured tree on loopback, plain HTTP, {RUNS} of each in turns, the first connection and login \
          included; `sushy` {SUSHY} reads system, processors, memory, network interfaces and drives, its own start not \

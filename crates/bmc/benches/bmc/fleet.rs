@@ -45,7 +45,7 @@ async fn probe(bmcs: &[Arc<dyn Bmc>]) -> (Vec<f64>, usize) {
 }
 
 pub async fn cold(count: usize) -> Result<String> {
-    let simulator = Simulator::start(count)?;
+    let simulator = Simulator::start(count, false)?;
     simulator.faults(&json!({"bmcDelayMs": 100})).await?;
     let (pool, own) = (BmcPool::default(), Meter::new(std::process::id()));
     let bmcs = connect(&pool, &simulator)?;
@@ -67,7 +67,7 @@ pub async fn cold(count: usize) -> Result<String> {
 }
 
 pub async fn steady(count: usize) -> Result<String> {
-    let simulator = Simulator::start(count)?;
+    let simulator = Simulator::start(count, false)?;
     let (pool, own) = (BmcPool::default(), Meter::new(std::process::id()));
     let bmcs = connect(&pool, &simulator)?;
     let (_, failed) = probe(&bmcs).await;

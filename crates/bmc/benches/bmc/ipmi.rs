@@ -11,9 +11,12 @@ use crate::{Failure, Result, quantile};
 const IPMITOOL: &str = "/usr/bin/ipmitool";
 
 pub async fn compare(reads: usize) -> Result<String> {
-    let simulator = Simulator::start(1)?;
+    let simulator = Simulator::start(1, true)?;
     let (_, redfish) = simulator.bmcs()?.remove(0);
-    let (host, port) = (redfish.address.host().to_owned(), simulator.ipmi_port);
+    let (host, port) = (
+        redfish.address.host().to_owned(),
+        simulator.ipmi_port.ok_or("the simulator names no port of IPMI")?,
+    );
     let address = format!("ipmi://{host}:{port}?ciphersuite=17").parse()?;
     let options = ConnectOptions { address, ..redfish };
     let credentials = options.credentials.clone().ok_or("the BMC has no user")?;

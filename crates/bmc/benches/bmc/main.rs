@@ -23,6 +23,10 @@ mod simulator;
 use std::path::Path;
 use std::process::ExitCode;
 
+/// The manager's.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Anything that can go wrong; a bench just says it.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 type Result<T> = std::result::Result<T, Failure>;
@@ -54,6 +58,8 @@ fn main() -> ExitCode {
 }
 
 async fn run() -> Result<()> {
+    // For the client of the simulator's control API, which is plain HTTP; the drivers bring their own.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let (cold, a) = number("FERRIC_BENCH_BMCS", 1000)?;
     let (many, b) = number("FERRIC_BENCH_MANY", 10_000)?;
     let (reads, c) = number("FERRIC_BENCH_READS", 200)?;

@@ -17,8 +17,8 @@ pub struct Simulator {
     servers: Vec<Value>,
     admin: String,
     ca: Vec<u8>,
-    /// The UDP port of IPMI.
-    pub ipmi_port: u16,
+    /// The UDP port of IPMI, where it is spoken.
+    pub ipmi_port: Option<u16>,
 }
 
 impl Drop for Simulator {
@@ -34,13 +34,14 @@ fn program() -> PathBuf {
 }
 
 impl Simulator {
-    /// So many servers, whose BMCs speak IPMI too.
-    pub fn start(count: usize) -> Result<Self> {
+    /// So many servers; with IPMI each takes a socket more.
+    pub fn start(count: usize, ipmi: bool) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let program = program();
         let mut process = Command::new(&program)
             .args(["--count", &count.to_string(), "--disks", "counting", "--speed", "none"])
-            .args(["--port", "0", "--admin-port", "0", "--ipmi-port", "0", "--base-address", "127.96.0.1"])
+            .args(["--port", "0", "--admin-port", "0", "--base-address", "127.96.0.1"])
+            .args(if ipmi { &["--ipmi-port", "0"][..] } else { &[] })
             .args(["--log", "warn"])
             .arg("--state-dir")
             .arg(folder.path())
@@ -53,12 +54,8 @@ impl Simulator {
         let admin = ready.split_whitespace().find(|word| word.starts_with("http://"));
         let admin =
             admin.ok_or_else(|| format!("the simulator says {ready:?}"))?.trim_end_matches(',').to_owned();
-        let words: Vec<&str> = ready.split_whitespace().collect();
-        let port = words
-            .windows(2)
-            .find(|pair| pair[0] == "port" && ready.contains(&format!("UDP port {}", pair[1])));
-        let ipmi_port = port.and_then(|pair| pair[1].trim_end_matches(',').parse().ok());
-        let ipmi_port = ipmi_port.ok_or_else(|| format!("the simulator names no port of IPMI: {ready:?}"))?;
+        let port = ready.split("UDP port ").nth(1);
+        let ipmi_port = port.and_then(|rest| rest.split(',').next()?.parse().ok());
         let inventory = std::fs::read(folder.path().join("inventory.json"))?;
         let inventory: Value = serde_json::from_slice(&inventory)?;
         let servers = inventory.as_array().or_else(|| inventory["servers"].as_array());

@@ -1,4 +1,4 @@
-"""Inspects a BMC by sushy and prints how many milliseconds that took: python sushy.py URL."""
+"""Inspects a BMC by sushy and prints how many milliseconds that took: python inspect_by_sushy.py URL."""
 
 import logging
 import sys

@@ -22,7 +22,7 @@ use super::{
     modules::Loader,
     mounts,
     neighbours::Neighbours,
-    netlink::Nics,
+    netlink::{Links, Nics},
     network::Network,
     sysfs,
 };
@@ -39,6 +39,8 @@ const SETTLE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(200);
 /// How long the last sync may take.
 const LAST_SYNC: Duration = Duration::from_secs(20);
+/// How long a card may take to be switched off.
+const LAST_LINK: Duration = Duration::from_secs(2);
 /// Rounds of loading modules: a controller shows its disks only when its own module is there, and so on.
 const ROUNDS: usize = 20;
 
@@ -91,7 +93,11 @@ fn start() -> ! {
         runtime.block_on(live(boot, plan, boot_interface(&cmdline), loader))
     }));
     match lived {
-        Ok(Ok(Exit::Kexec)) => end(RebootCommand::Kexec, "starting the kernel of the written disk"),
+        Ok(Ok(Exit::Kexec)) => {
+            // No thread of it is to use a device that is being taken away.
+            runtime.shutdown_timeout(LAST_SYNC);
+            end(RebootCommand::Kexec, "starting the kernel of the written disk")
+        }
         Ok(Ok(Exit::Reboot)) => end(RebootCommand::Restart, "restarting"),
         Ok(Ok(Exit::PowerOff | Exit::Cancelled)) => end(RebootCommand::PowerOff, "switching off"),
         Ok(Err(error)) => give_up(&error),
@@ -148,7 +154,21 @@ async fn live(
     let boot_mac = preferred.or(used).map(|mac| mac.to_string()).unwrap_or_default();
     let machine = Arc::new(Machine { boot_mac, neighbours });
     let ended = ferric_agent::run(boot, machine, AgentOptions::default(), CancellationToken::new()).await;
+    if matches!(ended, Ok(Exit::Kexec)) {
+        switch_off(&network.links()).await;
+    }
     ended.map_err(|error: AgentError| error.to_string())
+}
+
+/// Switches all cards off. Before another kernel is started this one takes its devices away while programs still run, and what
+/// is sent then is waited for without end in some drivers (seen in `start_xmit` of virtio_net, of a socket being closed).
+async fn switch_off(links: &Links) {
+    for card in links.nics().cards() {
+        let off = tokio::time::timeout(LAST_LINK, links.down(card.index)).await;
+        if !matches!(off, Ok(Ok(()))) {
+            say(&format!("{} could not be switched off", card.name));
+        }
+    }
 }
 
 /// Whether all cards that are named are there.

@@ -130,6 +130,11 @@ impl Links {
         self.handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await
     }
 
+    /// Switches a link off: nothing is sent by it any more.
+    pub(super) async fn down(&self, index: u32) -> Done {
+        self.handle.link().set(LinkUnspec::new_with_index(index).down().build()).execute().await
+    }
+
     /// Lets a card hand on frames to all groups, or only to those that somebody joined.
     pub(super) async fn all_groups(&self, index: u32, all: bool) -> Done {
         self.handle.link().set(LinkUnspec::new_with_index(index).allmulticast(all).build()).execute().await
@@ -162,7 +167,7 @@ impl Links {
             return Ok(());
         }
         // A card that is on is refused (Documentation/networking/bonding.rst).
-        self.handle.link().set(LinkUnspec::new_with_index(card.index).down().build()).execute().await?;
+        self.down(card.index).await?;
         let join = LinkUnspec::new_with_index(card.index).controller(bond.index).build();
         self.handle.link().set(join).execute().await
     }

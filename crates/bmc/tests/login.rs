@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Fake, Reply, SESSIONS, SYSTEM, pass, refusal, simple};
-use ferric_bmc::{BmcError, BmcPool, Credentials, PowerState};
+use ferric_bmc::{BmcError, BmcPool, ConnectOptions, Credentials, PowerState};
 use serde_json::json;
 
 #[tokio::test]
@@ -180,13 +180,17 @@ async fn with_accounts() -> Fake {
     fake
 }
 
+/// Options with a new password and the one before.
+fn replacing(fake: &Fake, new: &str, previous: &str) -> ConnectOptions {
+    let mut credentials = Credentials::new("admin", new);
+    credentials.previous_password = Some(previous.to_owned());
+    ConnectOptions { credentials: Some(credentials), ..fake.options("") }
+}
+
 #[tokio::test]
 async fn a_previous_password_is_replaced_by_the_new_one() {
     let (fake, pool) = (with_accounts().await, BmcPool::default());
-    let mut options = fake.options("");
-    let mut credentials = Credentials::new("admin", "n3w-p4ss");
-    credentials.previous_password = Some("secret".to_owned());
-    options.credentials = Some(credentials);
+    let options = replacing(&fake, "n3w-p4ss", "secret");
     let bmc = pool.get("host", &options).unwrap();
     assert_eq!(bmc.power().await.unwrap(), PowerState::Off);
     let asked = fake.take();
@@ -221,10 +225,7 @@ async fn a_previous_password_is_replaced_by_the_new_one() {
 #[tokio::test]
 async fn a_previous_password_that_is_wrong_is_tried_once() {
     let (fake, pool) = (with_accounts().await, BmcPool::default());
-    let mut options = fake.options("");
-    let mut credentials = Credentials::new("admin", "wrong");
-    credentials.previous_password = Some("wrong too".to_owned());
-    options.credentials = Some(credentials);
+    let options = replacing(&fake, "wrong", "wrong too");
     let bmc = pool.get("host", &options).unwrap();
     for _ in 0..3 {
         let error = bmc.power().await.unwrap_err();
@@ -242,10 +243,7 @@ async fn a_password_that_is_refused_is_not_tried_again_and_again() {
         (asked.method == "PATCH")
             .then(|| refusal(400, "Base.1.8.PropertyValueFormatError", "at least 12 characters"))
     });
-    let mut options = fake.options("");
-    let mut credentials = Credentials::new("admin", "short");
-    credentials.previous_password = Some("secret".to_owned());
-    options.credentials = Some(credentials);
+    let options = replacing(&fake, "short", "secret");
     let bmc = pool.get("host", &options).unwrap();
     let error = bmc.power().await.unwrap_err().to_string();
     assert!(error.contains("cannot be replaced") && error.contains("at least 12 characters"), "{error}");

@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::fault::{BmcFault, Faults};
 use crate::fleet::Shared;
 use crate::journal::{Counters, Journal, JournalEntry, JournalEvent};
-use crate::life::{Action, Event, Exit, Life, Phase, Power, Timer};
+use crate::life::{Action, Event, Exit, Life, Phase, Power, ResetType, Timer};
 use crate::os::OsStatus;
 use crate::redfish::Sessions;
 use crate::rules::Counts;
@@ -262,6 +262,16 @@ impl Server {
             let (state, detail) = (inner.life.state().to_owned(), inner.life.phase.detail().to_owned());
             tracing::debug!(server = self.spec.name, state, detail);
             inner.journal.push(JournalEvent::State { state, detail });
+        }
+    }
+
+    /// A reset that is accepted, with the faults of boot and power.
+    pub(crate) fn reset(self: &Arc<Self>, inner: &mut Inner, reset: ResetType) {
+        if inner.faults.boot_override_forgotten {
+            inner.life.boot = Life::default().boot;
+        }
+        if !inner.faults.power_stuck {
+            self.apply(inner, Event::Reset(reset));
         }
     }
 

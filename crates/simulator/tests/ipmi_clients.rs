@@ -28,6 +28,17 @@ fn first(fleet: &Fleet) -> ServerInfo {
     fleet.info(fleet.servers().next().unwrap())
 }
 
+/// `ipmitool` as client of the first server's BMC.
+fn ipmitool(fleet: &Fleet, suite: &str, command: &str) -> Command {
+    let (spec, port) = (fleet.servers().next().unwrap(), fleet.ipmi_port().unwrap().to_string());
+    let mut ipmitool = Command::new(IPMITOOL);
+    ipmitool
+        .args(["-I", "lanplus", "-C", suite, "-H", &spec.bmc_ip.to_string(), "-p", &port])
+        .args(["-U", &spec.username, "-P", &spec.password])
+        .args(command.split(' '));
+    ipmitool
+}
+
 async fn power_is(fleet: &Fleet, name: &str, wanted: Power) {
     let begun = Instant::now();
     while fleet.status(name).unwrap().power != wanted {
@@ -45,17 +56,8 @@ async fn ipmitool_drives_a_bmc_in_both_suites() {
     let folder = tempfile::tempdir().unwrap();
     let fleet = fleet(folder.path()).await;
     let facts = first(&fleet);
-    let port = fleet.ipmi_port().unwrap().to_string();
     for suite in ["3", "17"] {
-        let ipmitool = |command: &str| {
-            let spec = fleet.servers().next().unwrap();
-            let mut ipmitool = Command::new(IPMITOOL);
-            ipmitool
-                .args(["-I", "lanplus", "-C", suite, "-H", &spec.bmc_ip.to_string(), "-p", &port])
-                .args(["-U", &spec.username, "-P", &spec.password])
-                .args(command.split(' '));
-            run(ipmitool)
-        };
+        let ipmitool = |command: &str| run(ipmitool(&fleet, suite, command));
         assert_eq!(ipmitool("chassis power status").await.trim(), "Chassis Power is off");
         ipmitool("chassis bootdev pxe options=efiboot").await;
         let flags = ipmitool("chassis bootparam get 5").await;
@@ -154,15 +156,7 @@ async fn rules_strike_commands_too() {
     )
     .unwrap();
     fleet.set_faults(&spec.name, faults).unwrap();
-    let port = fleet.ipmi_port().unwrap().to_string();
-    let ipmitool = |command: &str| {
-        let mut ipmitool = Command::new(IPMITOOL);
-        ipmitool
-            .args(["-I", "lanplus", "-C", "17", "-H", &spec.bmc_ip.to_string(), "-p", &port])
-            .args(["-U", &spec.username, "-P", &spec.password])
-            .args(command.split(' '));
-        ipmitool.output().unwrap()
-    };
+    let ipmitool = |command: &str| ipmitool(&fleet, "17", command).output().unwrap();
     // The first is lost, and asked again.
     let status = tokio::task::block_in_place(|| ipmitool("chassis power status"));
     assert!(String::from_utf8_lossy(&status.stdout).contains("off"), "{status:?}");

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::facts;
 use crate::journal::JournalEvent;
-use crate::life::{BootEnabled, BootMode, BootSettings, BootTarget, Event, Life, Power, ResetType};
+use crate::life::{BootEnabled, BootMode, BootSettings, BootTarget, Power, ResetType};
 use crate::rules::Effect;
 use crate::server::{Inner, Server};
 
@@ -269,22 +269,11 @@ fn boot_flags(boot: &BootSettings) -> [u8; 5] {
     [flags | if efi == BootMode::Uefi { 0x20 } else { 0 }, device << 2, 0, 0, 0]
 }
 
-impl Server {
-    /// A reset that is accepted, with the faults of boot and power.
-    pub(crate) fn reset(self: &Arc<Self>, inner: &mut Inner, reset: ResetType) {
-        if inner.faults.boot_override_forgotten {
-            inner.life.boot = Life::default().boot;
-        }
-        if !inner.faults.power_stuck {
-            self.apply(inner, Event::Reset(reset));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::life::Life;
 
     #[test]
     fn boot_flags_are_read_back_as_they_were_written() {

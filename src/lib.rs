@@ -4,6 +4,7 @@
 //! pure modules [`host`], [`claim`] and [`discovery`]; [`controllers`] are thin shells around them; [`deploy`] and [`boot`] serve the
 //! in-RAM agents.
 
+pub mod autoscaling;
 pub mod bmc_cli;
 pub mod boot;
 pub mod capi;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use ferric_api::{BareMetalCluster, BareMetalHost, BareMetalMachine};
+use ferric_api::{BareMetalCluster, BareMetalHost, BareMetalMachine, BareMetalMachineTemplate, HardwareData};
 use ferric_bmc::BmcPool;
 use kube::Client;
 use tokio::net::{TcpListener, UdpSocket};
@@ -25,7 +25,7 @@ use crate::config::{Dhcp, Options};
 use crate::controllers::host::{
     BootSettings, BootSlots, Discovery, HostBoots, HostContext, HostParts, HostRegistrar, KubePullSecrets,
 };
-use crate::controllers::{cluster, host, machine};
+use crate::controllers::{cluster, host, machine, template};
 use crate::deploy::{self, AgentServer, Hub, ImageCache, Leadership, ProviderKeys};
 use crate::discovery;
 use crate::host::Limits;
@@ -198,17 +198,26 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
                 host_context.addresses.clone(),
             );
             let clusters = cluster::ClusterContext::new(
-                client,
+                client.clone(),
                 caches.bare_metal_clusters.clone(),
                 caches.machines.clone(),
                 caches.hosts.clone(),
                 caches.clusters.clone(),
+                metrics.clone(),
+            );
+            let templates = template::TemplateContext::new(
+                client,
+                caches.templates.clone(),
+                caches.hosts.clone(),
+                caches.hardware.clone(),
+                events,
                 metrics,
             );
             tokio::try_join!(
                 host::run(host_context, woken, concurrency, stop.clone()),
                 machine::run(machines, concurrency, stop.clone()),
                 cluster::run(clusters, concurrency, stop.clone()),
+                template::run(templates, concurrency, stop.clone()),
             )?;
             Ok(())
         }
@@ -245,6 +254,8 @@ struct Caches {
     hosts: Watched<BareMetalHost>,
     machines: Watched<BareMetalMachine>,
     bare_metal_clusters: Watched<BareMetalCluster>,
+    templates: Watched<BareMetalMachineTemplate>,
+    hardware: Watched<HardwareData>,
     owners: Watched<Machine>,
     clusters: Watched<Cluster>,
 }
@@ -263,6 +274,9 @@ impl Caches {
             hosts: Watched::start(client.clone(), namespace, selector, metrics, tasks),
             machines: Watched::start(client.clone(), namespace, selector, metrics, tasks),
             bare_metal_clusters: Watched::start(client.clone(), namespace, selector, metrics, tasks),
+            templates: Watched::start(client.clone(), namespace, selector, metrics, tasks),
+            // Read only, as Cluster API's own objects; the host that it belongs to is filtered.
+            hardware: Watched::start_pruned(client.clone(), namespace, None, metrics, tasks, template::prune),
             // Cluster API's own objects are only read: the filter is about what this manager acts on.
             owners: Watched::start(client.clone(), namespace, None, metrics, tasks),
             clusters: Watched::start(client.clone(), namespace, None, metrics, tasks),
@@ -274,6 +288,8 @@ impl Caches {
             ("BareMetalHosts", self.hosts.is_ready()),
             ("BareMetalMachines", self.machines.is_ready()),
             ("BareMetalClusters", self.bare_metal_clusters.is_ready()),
+            ("BareMetalMachineTemplates", self.templates.is_ready()),
+            ("HardwareData", self.hardware.is_ready()),
             ("Machines", self.owners.is_ready()),
             ("Clusters", self.clusters.is_ready()),
         ];
@@ -287,6 +303,8 @@ impl Caches {
         self.hosts.ready().await?;
         self.machines.ready().await?;
         self.bare_metal_clusters.ready().await?;
+        self.templates.ready().await?;
+        self.hardware.ready().await?;
         self.owners.ready().await?;
         self.clusters.ready().await
     }
@@ -296,6 +314,8 @@ impl Caches {
             hosts: self.hosts.clone(),
             machines: self.machines.clone(),
             bare_metal_clusters: self.bare_metal_clusters.clone(),
+            templates: self.templates.clone(),
+            hardware: self.hardware.clone(),
             owners: self.owners.clone(),
             clusters: self.clusters.clone(),
         }

@@ -5,6 +5,7 @@ pub mod host;
 pub mod machine;
 mod overlay;
 mod retries;
+pub mod template;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 

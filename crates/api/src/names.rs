@@ -15,6 +15,10 @@ pub const ABANDON_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/aba
 /// Annotation: value `adopt` or `release`; decides what happens to a host that has a consumer but no usable record.
 pub const DECIDE_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/decide";
 
+/// Annotation of a `BareMetalMachineTemplate`: what its nodes keep for themselves, as `cpu=200m,memory=2Gi`; its published
+/// capacity is net of that.
+pub const NODE_RESERVE_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/node-reserve";
+
 /// Annotation of a machine: the host (`namespace/name`) that its intent moved on from last. Before the machine claims
 /// another, that host must have been read as not naming it.
 ///

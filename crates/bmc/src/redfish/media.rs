@@ -23,13 +23,19 @@ pub(crate) fn slot(path: &str, resource: &Value) -> Option<Slot> {
         None => named_like_cd(path),
     };
     // Something to write to: an action, or the image itself.
-    let insert = json::string(resource, "/Actions/#VirtualMedia.InsertMedia/target");
+    let insert = insert_action(resource);
     let usable = insert.is_some() || resource.get("Image").is_some();
-    (takes_cd && usable).then(|| Slot {
-        path: path.to_owned(),
-        insert,
-        eject: json::string(resource, "/Actions/#VirtualMedia.EjectMedia/target"),
-    })
+    (takes_cd && usable).then(|| Slot { path: path.to_owned(), insert, eject: eject_action(resource) })
+}
+
+/// Target of the insert action. Some BMCs show it only while the slot is empty.
+pub(crate) fn insert_action(resource: &Value) -> Option<String> {
+    json::string(resource, "/Actions/#VirtualMedia.InsertMedia/target")
+}
+
+/// Target of the eject action. Some BMCs show it only while something is in the slot.
+pub(crate) fn eject_action(resource: &Value) -> Option<String> {
+    json::string(resource, "/Actions/#VirtualMedia.EjectMedia/target")
 }
 
 /// In which order to look at the members of a virtual media collection: those named like a CD first.

@@ -98,7 +98,7 @@ impl Redfish {
         let manner = &self.client.kind.active().manner;
         let bodies =
             |bodies| manner.insert_bodies(media::with_login(bodies, login.as_ref()), media::protocol(url));
-        match &slot.insert {
+        match media::insert_action(&resource.json).as_ref().or(slot.insert.as_ref()) {
             Some(action) if manner.insert_by != Some(InsertBy::Patch) => {
                 self.client.post(action, &bodies(media::insert_bodies(url)), what).await?;
             }
@@ -122,7 +122,7 @@ impl Redfish {
 
     async fn empty(&self, slot: &Slot, resource: &Resource) -> Result<(), BmcError> {
         let what = "ejecting virtual media";
-        match &slot.eject {
+        match media::eject_action(&resource.json).as_ref().or(slot.eject.as_ref()) {
             Some(action) => self.client.post(action, &[serde_json::json!({})], what).await?,
             None => self.client.patch(resource, &media::eject_patches(), what).await?,
         }

@@ -6,10 +6,12 @@ use crate::life::BootProgram;
 
 /// Longest time for boot media to arrive.
 const FETCH_TIME: Duration = Duration::from_secs(20);
-/// Largest boot media that are read.
+/// Largest boot media that are read; of an ISO image, how much.
 const FETCH_LIMIT: usize = 1 << 20;
 /// Where an ISO image says that it is one, and how: ECMA-119, 6.2.1 and 8.1.2.
 const ISO_MARK: (usize, &[u8]) = (0x8001, b"CD001");
+/// How a line begins in which GRUB is told the kernel and its arguments.
+const GRUB_LINUX: &[u8] = b"\nlinux ";
 /// A file with which cloud-init configures a system.
 const SEED: &[u8] = b"var/lib/cloud/seed/nocloud/user-data";
 
@@ -64,26 +66,37 @@ async fn download(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, String
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(failed)? {
         if body.len() + chunk.len() > FETCH_LIMIT {
+            // Firmware reads on as it runs; here it is enough to know what it is.
+            if is_iso(&body) {
+                break;
+            }
             return Err(format!("{url} holds more than {FETCH_LIMIT} bytes"));
         }
         body.extend_from_slice(&chunk);
-        // Firmware reads on as it runs; here it is enough to know what it is.
-        if is_iso(&body) {
-            break;
-        }
     }
     Ok(body)
+}
+
+/// The agent's kernel arguments in the configuration of GRUB on an ISO image, if there is one in the part that was read.
+/// GRUB gives the words between single quotes as they are.
+fn read_grub(body: &[u8]) -> Option<BootProgram> {
+    let at = body.windows(GRUB_LINUX.len()).position(|part| part == GRUB_LINUX)? + GRUB_LINUX.len();
+    let line = body.get(at..)?.split(|byte| *byte == b'\n').next()?;
+    let words = std::str::from_utf8(line).ok()?.split_whitespace().skip(1);
+    let words: Vec<&str> = words.map(|word| word.trim_matches('\'')).collect();
+    let arguments = words.join(" ");
+    arguments.contains("ferric.url=").then_some(BootProgram::Kernel { arguments })
 }
 
 fn is_iso(body: &[u8]) -> bool {
     body.get(ISO_MARK.0..).is_some_and(|rest| rest.starts_with(ISO_MARK.1))
 }
 
-/// Finds the program in boot media. These are iPXE scripts, by whatever way they come, and ISO images of somebody's own
-/// system.
+/// Finds the program in boot media. These are iPXE scripts, by whatever way they come, the provider's own ISO images,
+/// and those of somebody's own system.
 pub(crate) fn read_media(body: &[u8]) -> Result<BootProgram, String> {
     if is_iso(body) {
-        return Ok(BootProgram::LiveIso);
+        return Ok(read_grub(body).unwrap_or(BootProgram::LiveIso));
     }
     let text = std::str::from_utf8(body).map_err(|_| "not an iPXE script".to_owned())?;
     read_ipxe(text)
@@ -158,5 +171,12 @@ mod tests {
         assert!(read_media(&iso).is_err());
         iso.extend_from_slice(b"CD001");
         assert_eq!(read_media(&iso), Ok(BootProgram::LiveIso));
+        iso.extend_from_slice(b"\nlinux /boot/vmlinuz 'a=b'\n");
+        assert_eq!(read_media(&iso), Ok(BootProgram::LiveIso), "of somebody else");
+        iso.truncate(0x8006);
+        iso.extend_from_slice(
+            b"set timeout=0\nlinux /boot/vmlinuz 'a=b' 'ferric.url=https://p'\ninitrd /i\n",
+        );
+        assert_eq!(read_media(&iso), kernel("a=b ferric.url=https://p"));
     }
 }

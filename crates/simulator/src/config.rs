@@ -150,6 +150,59 @@ pub struct HardwareClass {
     pub nics: u32,
     /// Disks; firmware boots from the first.
     pub disks: Vec<DiskClass>,
+    /// The family of its BMC.
+    pub bmc: Family,
+}
+
+/// Whose BMC's Redfish is imitated: paths, words, tags, sessions and answers; a table each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// Nobody's: all that the provider can use.
+    #[default]
+    Plain,
+    /// Dell iDRAC 9.
+    Idrac,
+    /// HPE iLO 5.
+    Ilo,
+    /// Lenovo XCC.
+    Xcc,
+    /// Supermicro.
+    Supermicro,
+    /// AMI MegaRAC: boot override in a settings resource, `If-Match` demanded.
+    Megarac,
+    /// Nobody's: boots only by entries of the firmware's list.
+    Listed,
+}
+
+impl Family {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Plain, Self::Idrac, Self::Ilo, Self::Xcc, Self::Supermicro, Self::Megarac, Self::Listed];
+
+    /// Its name, as it is given on command lines.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Idrac => "idrac",
+            Self::Ilo => "ilo",
+            Self::Xcc => "xcc",
+            Self::Supermicro => "supermicro",
+            Self::Megarac => "megarac",
+            Self::Listed => "listed",
+        }
+    }
+}
+
+impl std::str::FromStr for Family {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let names = || Self::ALL.map(Self::name).join(", ");
+        let found = Self::ALL.into_iter().find(|family| family.name() == text);
+        found.ok_or_else(|| format!("{text:?} is no family of BMCs; there are {}", names()))
+    }
 }
 
 impl Default for HardwareClass {
@@ -166,6 +219,7 @@ impl Default for HardwareClass {
             memory_gib: 64,
             nics: 2,
             disks: vec![DiskClass::default()],
+            bmc: Family::Plain,
         }
     }
 }

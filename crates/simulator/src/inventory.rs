@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::config::Family;
 use crate::error::{Error, Result};
 use crate::fleet::Fleet;
 use crate::spec::{DiskSpec, NicSpec, ServerSpec};
@@ -19,7 +20,8 @@ pub const CA_SECRET: &str = "ferric-sim-bmc-ca";
 pub struct ManifestOptions {
     /// Namespace of all objects.
     pub namespace: String,
-    /// Scheme of the BMC addresses: `redfish-uefihttp` or `redfish-virtualmedia`.
+    /// Scheme of the BMC addresses: `redfish-uefihttp` or `redfish-virtualmedia`. BMCs of families that are told no URL
+    /// get the second in the place of the first.
     pub scheme: String,
     /// Whether hosts carry their rack as failure domain.
     pub failure_domains: bool,
@@ -43,6 +45,10 @@ pub struct ServerInfo {
     pub class: String,
     /// `https://127.x.y.z:port`.
     pub bmc_url: String,
+    /// The family of its BMC.
+    pub bmc: Family,
+    /// Path of its system at its BMC.
+    pub system_path: String,
     /// Login of the BMC.
     pub username: String,
     /// Password of the BMC.
@@ -70,6 +76,8 @@ impl Fleet {
             rack: spec.rack.clone(),
             class: spec.class.name.clone(),
             bmc_url: self.bmc_url(spec),
+            bmc: spec.class.bmc,
+            system_path: spec.system_path(),
             username: spec.username.clone(),
             password: spec.password.clone(),
             uuid: spec.uuid,
@@ -102,7 +110,14 @@ impl Fleet {
         if options.failure_domains {
             labels["infrastructure.cluster.x-k8s.io/failure-domain"] = json!(spec.rack);
         }
-        let address = format!("{}://{}:{}/redfish/v1/Systems/1", options.scheme, spec.bmc_ip, self.port());
+        // Where the BMC is told no URL, the agent comes by virtual media.
+        let scheme = match options.scheme.as_str() {
+            "redfish-uefihttp" if !crate::redfish::has_http_boot_uri(spec.class.bmc) => {
+                "redfish-virtualmedia"
+            }
+            other => other,
+        };
+        let address = format!("{scheme}://{}:{}{}", spec.bmc_ip, self.port(), spec.system_path());
         [
             json!({
                 "apiVersion": "v1", "kind": "Secret", "type": "Opaque",

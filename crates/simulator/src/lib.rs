@@ -27,7 +27,7 @@ mod spec;
 mod tls;
 
 pub use admin::Admin;
-pub use config::{Delays, DiskClass, DiskKind, DiskMode, FleetConfig, HardwareClass};
+pub use config::{Delays, DiskClass, DiskKind, DiskMode, Family, FleetConfig, HardwareClass};
 pub use error::{Error, Result};
 pub use fault::{BmcFault, Faults};
 pub use fleet::Fleet;

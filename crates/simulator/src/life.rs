@@ -95,18 +95,14 @@ impl Source {
     }
 }
 
-/// `BootSourceOverrideTarget`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What a boot override comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BootTarget {
     None,
     Pxe,
     Cd,
     Hdd,
     UefiHttp,
-}
-
-impl BootTarget {
-    pub(crate) const ALL: [Self; 5] = [Self::None, Self::Pxe, Self::Cd, Self::Hdd, Self::UefiHttp];
 }
 
 /// `BootSourceOverrideEnabled`.
@@ -132,10 +128,14 @@ pub(crate) struct BootSettings {
     pub(crate) enabled: BootEnabled,
     pub(crate) mode: BootMode,
     pub(crate) http_boot_uri: Option<String>,
+    /// The BMC's own word for the target, where it was set by that.
+    pub(crate) named: Option<&'static str>,
+    /// The entry of the firmware's list that is meant, as it was given.
+    pub(crate) option: Option<String>,
 }
 
 /// `ResetType`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ResetType {
     On,
     ForceOff,
@@ -143,17 +143,6 @@ pub(crate) enum ResetType {
     GracefulRestart,
     ForceRestart,
     PowerCycle,
-}
-
-impl ResetType {
-    pub(crate) const ALL: [Self; 6] = [
-        Self::On,
-        Self::ForceOff,
-        Self::GracefulShutdown,
-        Self::GracefulRestart,
-        Self::ForceRestart,
-        Self::PowerCycle,
-    ];
 }
 
 /// What a server is and does at one moment.
@@ -249,6 +238,8 @@ impl Default for Life {
                 enabled: BootEnabled::Disabled,
                 mode: BootMode::Uefi,
                 http_boot_uri: None,
+                named: None,
+                option: None,
             },
             media: None,
             epoch: 0,
@@ -387,6 +378,7 @@ impl Life {
         if self.boot.enabled == BootEnabled::Once {
             self.boot.enabled = BootEnabled::Disabled;
             self.boot.target = BootTarget::None;
+            (self.boot.named, self.boot.option) = (None, None);
         }
         match target {
             BootTarget::UefiHttp => self.fetch(Source::UefiHttp, self.boot.http_boot_uri.clone()),

@@ -88,6 +88,12 @@ impl ServerSpec {
         self.nics.first().map_or("", |nic| nic.mac.as_str())
     }
 
+    /// Path of its system at its BMC.
+    #[must_use]
+    pub fn system_path(&self) -> String {
+        crate::redfish::system_path(self.class.bmc)
+    }
+
     /// The server's folder.
     #[must_use]
     pub fn folder(&self, config: &FleetConfig) -> PathBuf {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use ferric_simulator::{
-    Admin, Delays, DiskClass, DiskKind, DiskMode, Fleet, FleetConfig, HardwareClass, ManifestOptions,
+    Admin, Delays, DiskClass, DiskKind, DiskMode, Family, Fleet, FleetConfig, HardwareClass, ManifestOptions,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -30,8 +30,9 @@ struct Options {
     /// Servers are called PREFIX and a number.
     #[arg(long, default_value = "host-")]
     prefix: String,
-    /// Hardware class as NAME:CORES:MEMORY_GIB:DISK_MIB[:hdd|ssd|nvme]; give it several times for several classes,
-    /// which the servers of a rack take in turn.
+    /// Hardware class as NAME:CORES:MEMORY_GIB:DISK_MIB[:hdd|ssd|nvme][:BMC]; give it several times for several classes,
+    /// which the servers of a rack take in turn. BMC is the family whose Redfish is imitated: plain, idrac, ilo, xcc,
+    /// supermicro, megarac or listed.
     #[arg(long = "class", value_name = "CLASS", value_parser = parse_class)]
     classes: Vec<HardwareClass>,
     /// Address of the first BMC, in 127.0.0.0/8; the others follow.
@@ -101,11 +102,17 @@ enum Speed {
 }
 
 fn parse_class(text: &str) -> Result<HardwareClass, String> {
+    const FORM: &str = "expected NAME:CORES:MEMORY_GIB:DISK_MIB[:hdd|ssd|nvme][:BMC]";
     let parts: Vec<&str> = text.split(':').collect();
-    let (&[name, cores, memory, disk], kind) = match parts.as_slice() {
-        [name, cores, memory, disk] => (&[*name, *cores, *memory, *disk], DiskKind::Ssd),
-        [name, cores, memory, disk, kind] => (&[*name, *cores, *memory, *disk], kind.parse()?),
-        _ => return Err("expected NAME:CORES:MEMORY_GIB:DISK_MIB[:hdd|ssd|nvme]".to_owned()),
+    let [name, cores, memory, disk, rest @ ..] = parts.as_slice() else { return Err(FORM.to_owned()) };
+    let (kind, bmc) = match rest {
+        [] => (DiskKind::Ssd, Family::Plain),
+        [one] => match one.parse() {
+            Ok(kind) => (kind, Family::Plain),
+            Err(_) => (DiskKind::Ssd, one.parse()?),
+        },
+        [kind, bmc] => (kind.parse()?, bmc.parse()?),
+        _ => return Err(FORM.to_owned()),
     };
     let number =
         |what: &str, text: &str| text.parse::<u32>().map_err(|_| format!("{what} {text:?} is no number"));
@@ -113,6 +120,7 @@ fn parse_class(text: &str) -> Result<HardwareClass, String> {
     let mut class =
         HardwareClass::sized(name, number("cores", cores)?, number("memory", memory)?, size_bytes);
     class.disks = vec![DiskClass { size_bytes, kind, ..DiskClass::default() }];
+    class.bmc = bmc;
     Ok(class)
 }
 

@@ -250,7 +250,8 @@ fn settings_of(flags: u8, device: u8, old: &BootSettings) -> Option<BootSettings
     let mode = if flags & 0x20 != 0 { BootMode::Uefi } else { BootMode::Legacy };
     // Without flags nothing is said of the mode.
     let mode = if enabled == BootEnabled::Disabled { old.mode } else { mode };
-    Some(BootSettings { target, enabled, mode, http_boot_uri: old.http_boot_uri.clone() })
+    let http_boot_uri = old.http_boot_uri.clone();
+    Some(BootSettings { target, enabled, mode, http_boot_uri, named: None, option: None })
 }
 
 fn boot_flags(boot: &BootSettings) -> [u8; 5] {

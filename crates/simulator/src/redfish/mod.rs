@@ -3,6 +3,7 @@
 //! One listener serves all of them: a connection's *local* address says which BMC it came to. Nothing but 127.0.0.0/8
 //! is answered, though the listener has to be bound to every address to have all of those.
 
+mod face;
 mod requests;
 mod resources;
 mod service;
@@ -23,7 +24,19 @@ use crate::fault::BmcFault;
 use crate::fleet::Shared;
 use crate::server::Server;
 
+use crate::config::Family;
+
 pub(crate) use session::Sessions;
+
+/// Path of the system at a BMC.
+pub(crate) fn system_path(family: Family) -> String {
+    face::face(family).path(resources::SYSTEM)
+}
+
+/// Whether a BMC is told the URL of UEFI HTTP boot.
+pub(crate) fn has_http_boot_uri(family: Family) -> bool {
+    face::face(family).http_boot_uri
+}
 
 /// A handshake that takes longer is given up.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);

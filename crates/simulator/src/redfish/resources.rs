@@ -2,13 +2,18 @@
 
 use serde_json::{Value, json};
 
+use super::face::{BootAt, Face};
 use crate::config::DiskKind;
-use crate::life::{BootTarget, Life, Phase, Power, ResetType};
+use crate::life::{Life, Phase, Power};
 use crate::spec::{DiskSpec, ServerSpec};
 
 /// Root of the tree.
 pub(crate) const ROOT: &str = "/redfish/v1";
 pub(crate) const SYSTEM: &str = "/redfish/v1/Systems/1";
+/// Where some families take boot settings.
+pub(crate) const SETTINGS: &str = "/redfish/v1/Systems/1/Settings";
+pub(crate) const BOOT_OPTIONS: &str = "/redfish/v1/Systems/1/BootOptions";
+pub(crate) const RESET_INFO: &str = "/redfish/v1/Systems/1/ResetInfo";
 pub(crate) const RESET: &str = "/redfish/v1/Systems/1/Actions/ComputerSystem.Reset";
 pub(crate) const MANAGER_RESET: &str = "/redfish/v1/Managers/1/Actions/Manager.Reset";
 pub(crate) const MEDIA: &str = "/redfish/v1/Managers/1/VirtualMedia/Cd";
@@ -18,6 +23,7 @@ pub(crate) const SESSIONS: &str = "/redfish/v1/SessionService/Sessions";
 
 /// What the tree is a picture of.
 pub(crate) struct View<'a> {
+    pub(crate) face: &'static Face,
     pub(crate) spec: &'a ServerSpec,
     pub(crate) life: &'a Life,
     /// Power as the BMC says it.
@@ -38,6 +44,16 @@ pub(crate) fn get(view: &View<'_>, path: &str) -> Option<Value> {
     if path == "/redfish" {
         return Some(json!({"v1": "/redfish/v1/"}));
     }
+    if let Some(standing) = view.face.standing(path) {
+        return Some(standing);
+    }
+    let plain = view.face.plain_path(path)?;
+    let value = view.face.lists(&plain).or_else(|| plain_get(view, &plain))?;
+    Some(view.face.shown(&plain, value, &view.spec.serial))
+}
+
+/// The resource at a path of the plain face.
+fn plain_get(view: &View<'_>, path: &str) -> Option<Value> {
     let rest = path.strip_prefix(ROOT)?;
     let parts: Vec<&str> = rest.split('/').skip(1).collect();
     match parts.as_slice() {
@@ -51,7 +67,7 @@ pub(crate) fn get(view: &View<'_>, path: &str) -> Option<Value> {
         ["SessionService"] => Some(json!({
             "@odata.id": path, "@odata.type": "#SessionService.v1_1_8.SessionService",
             "Id": "SessionService", "Name": "Session Service", "ServiceEnabled": true,
-            "SessionTimeout": super::session::SESSION_LIMIT.as_secs(), "Sessions": link(SESSIONS),
+            "SessionTimeout": view.face.sessions.timeout_seconds, "Sessions": link(SESSIONS),
         })),
         ["SessionService", "Sessions"] => {
             let ids = view.sessions.iter().map(u64::to_string);
@@ -108,6 +124,10 @@ fn system(view: &View<'_>, path: &str, rest: &[&str]) -> Option<Value> {
     let spec = view.spec;
     match rest {
         [] => Some(computer_system(view)),
+        ["Settings"] if view.face.boot_at == BootAt::Settings => Some(json!({
+            "@odata.id": path, "@odata.type": "#ComputerSystem.v1_8_0.ComputerSystem", "Id": "Settings",
+            "Name": "Settings", "Boot": boot(view),
+        })),
         ["Processors"] => {
             let ids = (1..=spec.class.sockets).map(|n| format!("CPU{n}"));
             Some(collection(path, "ProcessorCollection.ProcessorCollection", ids))
@@ -144,15 +164,15 @@ fn system(view: &View<'_>, path: &str, rest: &[&str]) -> Option<Value> {
 }
 
 fn computer_system(view: &View<'_>) -> Value {
-    let (spec, life) = (view.spec, view.life);
-    let progress = match life.phase {
+    let spec = view.spec;
+    let progress = match view.life.phase {
         Phase::Dark => "None",
         Phase::Post | Phase::NoBootableDisk(_) => "SystemHardwareInitializationComplete",
         Phase::Fetching { .. } | Phase::ReadingDisk | Phase::HangsAtPxe => "OSBootStarted",
         Phase::Agent | Phase::Os | Phase::LiveOs | Phase::SystemInMemory | Phase::Crashed(_) => "OSRunning",
     };
     let threads = spec.class.sockets * spec.class.cores_per_socket * spec.class.threads_per_core;
-    json!({
+    let mut system = json!({
         "@odata.id": SYSTEM, "@odata.type": "#ComputerSystem.v1_20_0.ComputerSystem",
         "Id": "1", "Name": spec.name, "SystemType": "Physical", "UUID": spec.uuid,
         "Manufacturer": ServerSpec::MANUFACTURER, "Model": spec.class.model, "SKU": spec.class.name,
@@ -160,15 +180,7 @@ fn computer_system(view: &View<'_>) -> Value {
         "HostName": view.host_name, "BiosVersion": ServerSpec::BIOS_VERSION,
         "PowerState": view.power, "Status": healthy(), "IndicatorLED": "Off",
         "BootProgress": {"LastState": progress},
-        "Boot": {
-            "BootSourceOverrideEnabled": life.boot.enabled,
-            "BootSourceOverrideEnabled@Redfish.AllowableValues": ["Disabled", "Once", "Continuous"],
-            "BootSourceOverrideTarget": life.boot.target,
-            "BootSourceOverrideTarget@Redfish.AllowableValues": BootTarget::ALL,
-            "BootSourceOverrideMode": life.boot.mode,
-            "BootSourceOverrideMode@Redfish.AllowableValues": ["UEFI", "Legacy"],
-            "HttpBootUri": life.boot.http_boot_uri,
-        },
+        "Boot": boot(view),
         "ProcessorSummary": {
             "Count": spec.class.sockets, "CoreCount": spec.class.sockets * spec.class.cores_per_socket,
             "LogicalProcessorCount": threads, "Model": spec.class.cpu_model, "Status": healthy(),
@@ -180,10 +192,32 @@ fn computer_system(view: &View<'_>) -> Value {
         "Links": {
             "Chassis": [link("/redfish/v1/Chassis/1")], "ManagedBy": [link("/redfish/v1/Managers/1")],
         },
-        "Actions": {"#ComputerSystem.Reset": {
-            "target": RESET, "ResetType@Redfish.AllowableValues": ResetType::ALL,
-        }},
-    })
+        "Actions": {"#ComputerSystem.Reset": view.face.reset_action(RESET)},
+    });
+    if let Some(settings) = view.face.settings() {
+        system["@Redfish.Settings"] = settings;
+    }
+    system
+}
+
+/// The boot settings.
+fn boot(view: &View<'_>) -> Value {
+    let (face, boot) = (view.face, &view.life.boot);
+    let mut shown = json!({
+        "BootSourceOverrideEnabled": boot.enabled,
+        "BootSourceOverrideTarget": boot.named.unwrap_or_else(|| face.target_name(boot.target)),
+        "BootSourceOverrideMode": boot.mode,
+        "BootSourceOverrideMode@Redfish.AllowableValues": ["UEFI", "Legacy"],
+        "HttpBootUri": boot.http_boot_uri,
+    });
+    if let Some(named) = &boot.option {
+        let key = if named.starts_with("Boot") { "BootNext" } else { "UefiTargetBootSourceOverride" };
+        shown[key] = named.as_str().into();
+    }
+    if let Some(shown) = shown.as_object_mut() {
+        face.boot(shown);
+    }
+    shown
 }
 
 fn processor(spec: &ServerSpec, path: &str, id: &str) -> Value {
@@ -233,20 +267,24 @@ fn manager(view: &View<'_>, path: &str, rest: &[&str]) -> Option<Value> {
         ["VirtualMedia", "Cd"] => {
             let media = view.life.media.as_deref();
             let name = media.and_then(|url| url.rsplit('/').next());
-            Some(json!({
+            let mut slot = json!({
                 "@odata.id": MEDIA, "@odata.type": "#VirtualMedia.v1_6_2.VirtualMedia", "Id": "Cd",
                 "Name": "Virtual CD", "MediaTypes": ["CD", "DVD"], "Inserted": media.is_some(),
                 "WriteProtected": true, "Image": media, "ImageName": name, "TransferMethod": "Stream",
                 "TransferProtocolType": media.map(|_| "HTTP"),
                 "ConnectedVia": if media.is_some() { "URI" } else { "NotConnected" },
-                "Actions": {
-                    "#VirtualMedia.InsertMedia": {
-                        "target": INSERT, "TransferProtocolType@Redfish.AllowableValues": ["HTTP"],
-                        "TransferMethod@Redfish.AllowableValues": ["Stream"],
-                    },
-                    "#VirtualMedia.EjectMedia": {"target": EJECT},
+            });
+            let actions = json!({
+                "#VirtualMedia.InsertMedia": {
+                    "target": INSERT, "TransferProtocolType@Redfish.AllowableValues": ["HTTP"],
+                    "TransferMethod@Redfish.AllowableValues": ["Stream"],
                 },
-            }))
+                "#VirtualMedia.EjectMedia": {"target": EJECT},
+            });
+            if let Some(actions) = view.face.media_actions(actions, media.is_some()) {
+                slot["Actions"] = actions;
+            }
+            Some(slot)
         }
         ["EthernetInterfaces"] => {
             Some(collection(path, "EthernetInterfaceCollection.EthernetInterfaceCollection", ["1"]))
@@ -272,7 +310,7 @@ fn chassis(view: &View<'_>) -> Value {
     })
 }
 
-fn collection(path: &str, kind: &str, ids: impl IntoIterator<Item = impl AsRef<str>>) -> Value {
+pub(crate) fn collection(path: &str, kind: &str, ids: impl IntoIterator<Item = impl AsRef<str>>) -> Value {
     let members: Vec<Value> = ids.into_iter().map(|id| link(&format!("{path}/{}", id.as_ref()))).collect();
     let name = kind.split('.').next().unwrap_or(kind);
     json!({
@@ -295,14 +333,16 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::config::FleetConfig;
+    use crate::config::{Family, FleetConfig};
 
     fn links(value: &Value, found: &mut BTreeSet<String>) {
         match value {
             Value::Object(map) => {
                 for (key, value) in map {
                     match value {
-                        Value::String(path) if key == "@odata.id" => {
+                        Value::String(path)
+                            if matches!(key.as_str(), "@odata.id" | "@Redfish.ActionInfo") =>
+                        {
                             found.insert(path.trim_end_matches('/').to_owned());
                         }
                         other => links(other, found),
@@ -316,8 +356,17 @@ mod tests {
 
     #[test]
     fn every_link_leads_somewhere() {
-        let spec = crate::spec::derive(&FleetConfig::new(1, "/nowhere")).unwrap().remove(0);
+        for family in Family::ALL {
+            links_of(family);
+        }
+    }
+
+    fn links_of(family: Family) {
+        let mut config = FleetConfig::new(1, "/nowhere");
+        config.classes[0].bmc = family;
+        let spec = crate::spec::derive(&config).unwrap().remove(0);
         let view = View {
+            face: super::super::face::face(family),
             spec: &spec,
             life: &Life::default(),
             power: Power::Off,
@@ -331,13 +380,14 @@ mod tests {
             if !seen.insert(path.clone()) {
                 continue;
             }
-            let value = get(&view, &path).unwrap_or_else(|| panic!("{path} leads nowhere"));
+            let value = get(&view, &path).unwrap_or_else(|| panic!("{family:?}: {path} leads nowhere"));
             assert_eq!(value["@odata.id"].as_str().unwrap().trim_end_matches('/'), path);
             let mut found = BTreeSet::new();
             links(&value, &mut found);
             todo.extend(found);
         }
         assert!(seen.len() > 20, "{seen:?}");
+        assert!(seen.contains(&spec.system_path()), "{family:?}");
         for nowhere in
             ["/", "/redfish/v2", "/redfish/v1/Systems/2", "/redfish/v1/Systems/1/Storage/1/Drives/9"]
         {

@@ -12,9 +12,10 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Unreachable;
+use super::face::{Face, TagForm, face};
 use super::requests::{self, Command, Refusal};
 use super::resources::{self, ROOT, SESSIONS, View};
 use super::session;
@@ -47,6 +48,7 @@ pub(crate) async fn answer(
         let Inner { faults, rule_counts, .. } = &mut *inner;
         rule_counts.strike(&faults.rules, &method, &path)
     };
+    let words = face(server.spec.class.bmc);
     let answer = match effect {
         None => serve(server, request).await?,
         Some(Effect::Delay { ms }) => {
@@ -54,7 +56,8 @@ pub(crate) async fn answer(
             serve(server, request).await?
         }
         Some(Effect::Status { status, retry_after }) => {
-            let mut answer = refused(&Refusal::new(status, "GeneralError", "A fault of the simulator."));
+            let mut answer =
+                refused(words, &Refusal::new(status, "GeneralError", "A fault of the simulator."));
             if let Some(seconds) = retry_after {
                 answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
             }
@@ -62,7 +65,7 @@ pub(crate) async fn answer(
         }
         Some(Effect::DoneButStatus { status }) => {
             serve(server, request).await?;
-            refused(&Refusal::new(status, "GeneralError", "A fault of the simulator."))
+            refused(words, &Refusal::new(status, "GeneralError", "A fault of the simulator."))
         }
         Some(Effect::Close) => return Err(Unreachable),
         Some(Effect::DoneButClose) => {
@@ -152,7 +155,8 @@ async fn serve(server: &Arc<Server>, request: Request<Incoming>) -> Result<Answe
             return Err(Unreachable);
         }
         Some(BmcFault::Unavailable) => {
-            return Ok(refused(&Refusal::new(503, "ServiceTemporarilyUnavailable", "The service is busy.")));
+            let busy = Refusal::new(503, "ServiceTemporarilyUnavailable", "The service is busy.");
+            return Ok(refused(face(server.spec.class.bmc), &busy));
         }
         Some(BmcFault::Garbage) => {
             return Ok(plain(StatusCode::INTERNAL_SERVER_ERROR, "<html>Internal Server Error</html>"));
@@ -171,6 +175,7 @@ async fn serve(server: &Arc<Server>, request: Request<Incoming>) -> Result<Answe
 
 fn respond(server: &Arc<Server>, method: &Method, path: &str, headers: &HeaderMap, body: &Bytes) -> Answer {
     let reads = matches!(*method, Method::GET | Method::HEAD);
+    let words = face(server.spec.class.bmc);
     let mut inner = server.lock();
     if reads {
         inner.counters.reads += 1;
@@ -186,7 +191,7 @@ fn respond(server: &Arc<Server>, method: &Method, path: &str, headers: &HeaderMa
         }
         let refusal =
             Refusal::new(401, "NoValidSession", "There is no valid session, or the credentials are wrong.");
-        let mut answer = refused(&refusal);
+        let mut answer = refused(words, &refusal);
         let challenge = HeaderValue::from_static("Basic realm=\"BMC\"");
         answer.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
         return answer;
@@ -198,15 +203,17 @@ fn respond(server: &Arc<Server>, method: &Method, path: &str, headers: &HeaderMa
         && let Some(id) = path.strip_prefix(SESSIONS).and_then(|id| id.strip_prefix('/')?.parse().ok())
     {
         let gone = inner.sessions.close(id);
-        return if gone { empty(StatusCode::NO_CONTENT) } else { refused(&no_resource(path)) };
+        return if gone { empty(StatusCode::NO_CONTENT) } else { refused(words, &no_resource(path)) };
     }
     inner.counters.writes += 1;
-    let outcome = precondition(server, &inner, path, headers)
-        .and_then(|()| requests::parse(method.as_str(), path, body))
+    let plain = words.plain_path(path).ok_or_else(|| no_resource(path));
+    let outcome = precondition(server, &inner, method, path, headers)
+        .and(plain)
+        .and_then(|plain| requests::parse(words, method.as_str(), &plain, body))
         .and_then(|command| execute(server, &mut inner, command));
     let answer = match outcome {
-        Ok(()) => empty(StatusCode::NO_CONTENT),
-        Err(refusal) => refused(&refusal),
+        Ok(()) => done(words),
+        Err(refusal) => refused(words, &refusal),
     };
     inner.journal.push(JournalEvent::Write {
         method: method.to_string(),
@@ -219,14 +226,15 @@ fn respond(server: &Arc<Server>, method: &Method, path: &str, headers: &HeaderMa
 
 fn execute(server: &Arc<Server>, inner: &mut Inner, command: Command) -> Result<(), Refusal> {
     match command {
-        Command::Reset(reset) => {
+        Command::Reset(does) => {
+            let Some(reset) = does.reset(inner.life.power) else { return Ok(()) };
             inner.life.accepts(reset).map_err(|_| {
                 let message = format!("{reset:?} is not possible while the power is {:?}.", inner.life.power);
                 Refusal::new(409, "ActionNotSupported", message)
             })?;
             server.reset(inner, reset);
         }
-        Command::Boot(patch) => patch.apply(&mut inner.life)?,
+        Command::Boot(patch) => patch.apply(face(server.spec.class.bmc), &mut inner.life)?,
         Command::AssetTag(tag) => inner.asset_tag = tag,
         Command::Insert(url) => {
             if inner.life.media.is_some() {
@@ -250,27 +258,32 @@ struct Credentials {
 }
 
 fn login(server: &Server, inner: &mut Inner, body: &[u8]) -> Answer {
+    let words = face(server.spec.class.bmc);
     let given: Option<Credentials> = serde_json::from_slice(body).ok();
     let ok = given.is_some_and(|given| right(server, inner, &given.user_name, &given.password));
     inner.journal.push(JournalEvent::Login { ok });
     if !ok {
         inner.counters.refused += 1;
-        return refused(&Refusal::new(
-            401,
-            "ResourceAtUriUnauthorized",
-            "The user name or the password is wrong.",
-        ));
+        let why = "The user name or the password is wrong.";
+        return refused(words, &Refusal::new(401, "ResourceAtUriUnauthorized", why));
     }
-    if inner.faults.session_table_full {
-        return refused(&Refusal::new(503, "SessionLimitExceeded", "No session is free."));
-    }
+    let opened = match inner.faults.session_table_full {
+        true => None,
+        false => inner.sessions.open(Instant::now(), &words.sessions),
+    };
+    let Some((id, token)) = opened else {
+        return refused(words, &Refusal::new(503, "SessionLimitExceeded", "No session is free."));
+    };
     inner.counters.logins += 1;
-    let (id, token) = inner.sessions.open(Instant::now());
     let mut answer = json_answer(StatusCode::CREATED, &resources::session(&server.spec, id));
     if let Ok(token) = HeaderValue::from_str(&token) {
         answer.headers_mut().insert(TOKEN, token);
     }
-    if let Ok(location) = HeaderValue::from_str(&format!("{SESSIONS}/{id}")) {
+    let host = match words.sessions.absolute_location {
+        true => format!("https://{}", server.spec.bmc_ip),
+        false => String::new(),
+    };
+    if let Ok(location) = HeaderValue::from_str(&format!("{host}{SESSIONS}/{id}")) {
         answer.headers_mut().insert(header::LOCATION, location);
     }
     answer
@@ -283,7 +296,7 @@ fn right(server: &Server, inner: &Inner, user: &str, password: &str) -> bool {
 
 fn authorised(server: &Server, inner: &mut Inner, headers: &HeaderMap) -> bool {
     if let Some(token) = headers.get(TOKEN).and_then(|token| token.to_str().ok()) {
-        return inner.sessions.accepts(token, Instant::now());
+        return inner.sessions.accepts(token, Instant::now(), &face(server.spec.class.bmc).sessions);
     }
     if inner.faults.basic_auth_off {
         return false;
@@ -298,6 +311,7 @@ fn look(server: &Server, inner: &Inner, path: &str) -> Option<Value> {
     let now = jiff::Timestamp::now();
     let now = now.checked_add(offset).unwrap_or(now);
     let view = View {
+        face: face(server.spec.class.bmc),
         spec: &server.spec,
         life: &inner.life,
         power: inner.reported_power(Instant::now()),
@@ -310,17 +324,21 @@ fn look(server: &Server, inner: &Inner, path: &str) -> Option<Value> {
 }
 
 fn read(server: &Server, inner: &Inner, path: &str, headers: &HeaderMap, head: bool) -> Answer {
-    let Some(value) = look(server, inner, path) else { return refused(&no_resource(path)) };
-    let tag = etag(&value);
+    let words = face(server.spec.class.bmc);
+    let Some(mut value) = look(server, inner, path) else { return refused(words, &no_resource(path)) };
+    let tag = etag(&value, words);
+    if let Some(tag) = tag.as_ref().filter(|_| words.etag.in_body) {
+        value["@odata.etag"] = tag.as_str().into();
+    }
     let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
-    let mut answer = if known.is_some_and(|known| matches(known, &tag)) {
+    let mut answer = if tag.as_deref().zip(known).is_some_and(|(tag, known)| matches(known, tag)) {
         empty(StatusCode::NOT_MODIFIED)
     } else if head {
         empty(StatusCode::OK)
     } else {
         json_answer(StatusCode::OK, &value)
     };
-    if let Ok(tag) = HeaderValue::from_str(&tag) {
+    if let Some(Ok(tag)) = tag.as_deref().map(HeaderValue::from_str) {
         answer.headers_mut().insert(header::ETAG, tag);
     }
     let allow = if path.starts_with(ROOT) { "GET, HEAD, PATCH" } else { "GET, HEAD" };
@@ -329,45 +347,62 @@ fn read(server: &Server, inner: &Inner, path: &str, headers: &HeaderMap, head: b
 }
 
 /// `If-Match`: the resource must still be what the client saw.
-fn precondition(server: &Server, inner: &Inner, path: &str, headers: &HeaderMap) -> Result<(), Refusal> {
+fn precondition(
+    server: &Server,
+    inner: &Inner,
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+) -> Result<(), Refusal> {
+    let words = face(server.spec.class.bmc);
     let Some(wanted) = headers.get(header::IF_MATCH).and_then(|value| value.to_str().ok()) else {
+        if words.etag.demanded && *method == Method::PATCH {
+            let message =
+                "The request did not provide the required precondition, such as an If-Match header.";
+            return Err(Refusal::new(428, "PreconditionHeaderMissing", message));
+        }
         return Ok(());
     };
     let Some(value) = look(server, inner, path) else { return Ok(()) };
-    if matches(wanted, &etag(&value)) {
+    if etag(&value, words).is_none_or(|tag| matches(wanted, &tag)) {
         return Ok(());
     }
     Err(Refusal::new(412, "PreconditionFailed", "The resource has changed since its ETag was read."))
 }
 
-fn etag(value: &Value) -> String {
+fn etag(value: &Value, words: &Face) -> Option<String> {
+    let weak = match words.etag.form {
+        TagForm::None => return None,
+        TagForm::Strong => "",
+        TagForm::Weak => "W/",
+    };
     let mut hasher = DefaultHasher::new();
     value.to_string().hash(&mut hasher);
-    format!("\"{:016x}\"", hasher.finish())
+    Some(format!("{weak}\"{:016x}\"", hasher.finish()))
 }
 
 fn matches(list: &str, tag: &str) -> bool {
-    list.split(',').map(str::trim).any(|one| one == "*" || one.trim_start_matches("W/") == tag)
+    let opaque = |tag: &str| tag.trim_start_matches("W/").to_owned();
+    list.split(',').map(str::trim).any(|one| one == "*" || opaque(one) == opaque(tag))
 }
 
 fn no_resource(path: &str) -> Refusal {
     Refusal::new(404, "ResourceMissingAtURI", format!("There is no resource {path}."))
 }
 
-fn refused(refusal: &Refusal) -> Answer {
+fn refused(words: &Face, refusal: &Refusal) -> Answer {
     let Refusal { status, message_id, message } = refusal;
     let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let id = format!("Base.1.13.{message_id}");
-    json_answer(
-        status,
-        &json!({"error": {
-            "code": id, "message": message,
-            "@Message.ExtendedInfo": [{
-                "@odata.type": "#Message.v1_1_2.Message", "MessageId": id, "Message": message,
-                "MessageArgs": [], "Severity": "Critical", "Resolution": "None.",
-            }],
-        }}),
-    )
+    json_answer(status, &words.refusal(message_id, message))
+}
+
+/// The answer to a change that was made.
+fn done(words: &Face) -> Answer {
+    let status = StatusCode::from_u16(words.success.status).unwrap_or(StatusCode::NO_CONTENT);
+    match &words.success.body {
+        Some(body) => json_answer(status, body),
+        None => empty(status),
+    }
 }
 
 fn json_answer(status: StatusCode, value: &Value) -> Answer {

@@ -5,16 +5,19 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// Open sessions at once; the oldest gives way to a new one.
-const MAX_SESSIONS: usize = 16;
-/// An unused session ends after this time.
-pub(crate) const SESSION_LIMIT: Duration = Duration::from_secs(1800);
+use super::face::{Full, SessionRules};
 
 #[derive(Debug)]
 struct Session {
     id: u64,
     token: String,
     used: Instant,
+}
+
+impl Session {
+    fn is_open(&self, now: Instant, rules: &SessionRules) -> bool {
+        now.duration_since(self.used) < Duration::from_secs(rules.timeout_seconds)
+    }
 }
 
 /// The open sessions of one BMC.
@@ -25,24 +28,25 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    /// Opens a session: its number and token.
-    pub(crate) fn open(&mut self, now: Instant) -> (u64, String) {
-        self.open.retain(|session| now.duration_since(session.used) < SESSION_LIMIT);
-        if self.open.len() >= MAX_SESSIONS {
+    /// Opens a session: its number and token; `None`: the table is full.
+    pub(crate) fn open(&mut self, now: Instant, rules: &SessionRules) -> Option<(u64, String)> {
+        self.open.retain(|session| session.is_open(now, rules));
+        if self.open.len() >= rules.most {
+            if rules.full == Full::Refuse {
+                return None;
+            }
             self.open.remove(0);
         }
         self.last += 1;
         let token = uuid::Uuid::new_v4().simple().to_string();
         self.open.push(Session { id: self.last, token: token.clone(), used: now });
-        (self.last, token)
+        Some((self.last, token))
     }
 
     /// Whether a token is that of an open session.
-    pub(crate) fn accepts(&mut self, token: &str, now: Instant) -> bool {
-        let found = self
-            .open
-            .iter_mut()
-            .find(|session| session.token == token && now.duration_since(session.used) < SESSION_LIMIT);
+    pub(crate) fn accepts(&mut self, token: &str, now: Instant, rules: &SessionRules) -> bool {
+        let found =
+            self.open.iter_mut().find(|session| session.token == token && session.is_open(now, rules));
         found.map(|session| session.used = now).is_some()
     }
 
@@ -82,18 +86,24 @@ mod tests {
 
     #[test]
     fn sessions_open_expire_give_way_and_close() {
+        let rules =
+            SessionRules { most: 2, timeout_seconds: 30, full: Full::Oldest, absolute_location: false };
+        let limit = Duration::from_secs(30);
         let mut sessions = Sessions::default();
         let start = Instant::now();
-        let (first, token) = sessions.open(start);
-        assert!(sessions.accepts(&token, start));
-        assert!(!sessions.accepts("other", start));
-        assert!(!sessions.accepts(&token, start + SESSION_LIMIT));
+        let (first, token) = sessions.open(start, &rules).unwrap();
+        assert!(sessions.accepts(&token, start, &rules));
+        assert!(!sessions.accepts("other", start, &rules));
+        assert!(!sessions.accepts(&token, start + limit, &rules));
         assert!(sessions.close(first) && !sessions.close(first));
-        let (_, oldest) = sessions.open(start);
-        for _ in 0..MAX_SESSIONS {
-            sessions.open(start);
+        let (_, oldest) = sessions.open(start, &rules).unwrap();
+        for _ in 0..rules.most {
+            sessions.open(start, &rules).unwrap();
         }
-        assert!(!sessions.accepts(&oldest, start));
+        assert!(!sessions.accepts(&oldest, start, &rules));
+        let strict = SessionRules { full: Full::Refuse, ..rules };
+        assert_eq!(sessions.open(start, &strict), None);
+        assert!(sessions.open(start + limit, &strict).is_some(), "the unused ones are gone");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Which packets of a session were seen already (6.12.13 and 6.12.14: sequence numbers of RMCP+ sessions are tracked in
-//! a sliding window).
+//! Which packets of a session were seen already (6.12.13: sequence numbers of RMCP+ sessions are tracked in a sliding
+//! window).
 
 /// How many numbers behind the highest are still taken, once each (6.12.13).
 const BEHIND: u32 = 16;
@@ -14,7 +14,7 @@ pub(crate) struct Window {
 
 impl Window {
     /// Whether a packet of this number is taken; then never again. However far it is ahead: the network may have lost
-    /// all in between. 0 marks packets outside of a session (6.12.12).
+    /// all in between. 0 marks packets outside of a session (6.12.9).
     pub(crate) fn take(&mut self, number: u32) -> bool {
         if number == 0 {
             return false;

@@ -1,9 +1,9 @@
-//! The IPMI message as LAN carries it (13.8, table 13-8): two addresses, two checksums, and the requester's sequence
+//! The IPMI message as LAN carries it (13.8): two addresses, two checksums, and the requester's sequence
 //! number by which an answer is known.
 
 use super::Reader;
 
-/// Address of the BMC (5.5, table 5-4 of the IPMB addresses): the responder.
+/// Address of the BMC (13.8): the responder.
 const BMC: u8 = 0x20;
 /// Software ID of a remote console (5.5, table 5-4): the requester.
 const CONSOLE: u8 = 0x81;

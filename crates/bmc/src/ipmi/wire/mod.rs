@@ -42,7 +42,7 @@ impl<'a> Reader<'a> {
         self.array::<1>().map(|[byte]| byte)
     }
 
-    /// The next 16-bit number; IPMI sends the least significant byte first (13.2).
+    /// The next 16-bit number; IPMI sends the least significant byte first.
     pub(crate) fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_le_bytes)
     }

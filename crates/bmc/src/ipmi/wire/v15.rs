@@ -29,7 +29,7 @@ pub(crate) fn read(ipmi: &[u8]) -> Option<&[u8]> {
     if session != 0 {
         return None;
     }
-    // Behind it there may be the legacy pad byte (13.6, note 1).
+    // Behind it there may be the legacy pad byte (13.6, table 13-8).
     let length = reader.byte()?;
     reader.take(length.into())
 }

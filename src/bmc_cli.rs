@@ -1,5 +1,6 @@
 //! `ferric bmc`: asking a BMC by hand, as the provider would.
 
+mod console;
 mod text;
 
 use std::io::Read;
@@ -22,6 +23,35 @@ const FILE: u64 = 1 << 20;
 pub enum BmcCommand {
     /// Show what a BMC is, what it can do and what the provider would do with it. Changes nothing
     Probe(Box<ProbeArguments>),
+    /// Open the serial console of a server whose BMC speaks IPMI v2.0. ~. at the beginning of a line ends it, ~? tells more
+    Console(ConsoleArguments),
+}
+
+/// Who logs in.
+#[derive(Debug, Args)]
+pub struct LoginArguments {
+    /// User name
+    #[arg(long, env = "FERRIC_BMC_USERNAME", value_name = "NAME")]
+    pub username: Option<String>,
+
+    /// File with the password; - reads it from the standard input [default: the environment's FERRIC_BMC_PASSWORD]
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+}
+
+/// Arguments of `ferric bmc console`.
+#[derive(Debug, Args)]
+pub struct ConsoleArguments {
+    /// Address as in spec.bmc.address, such as ipmi://10.0.0.7
+    pub address: String,
+
+    /// Who logs in
+    #[command(flatten)]
+    pub login: LoginArguments,
+
+    /// Take the console from whoever has it
+    #[arg(long)]
+    pub take: bool,
 }
 
 /// How the result is printed.
@@ -39,13 +69,9 @@ pub struct ProbeArguments {
     /// Address as in spec.bmc.address, such as redfish://10.0.0.7 or redfish://chassis/redfish/v1/Systems/3
     pub address: String,
 
-    /// User name
-    #[arg(long, env = "FERRIC_BMC_USERNAME", value_name = "NAME")]
-    pub username: Option<String>,
-
-    /// File with the password; - reads it from the standard input [default: the environment's FERRIC_BMC_PASSWORD]
-    #[arg(long, value_name = "FILE")]
-    pub password_file: Option<PathBuf>,
+    /// Who logs in
+    #[command(flatten)]
+    pub login: LoginArguments,
 
     /// File with the CA certificates (PEM) that are trusted, and no others [default: those of the system]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["certificate_fingerprint", "insecure"])]
@@ -94,7 +120,10 @@ struct Printed<'a> {
 
 /// Runs a command; prints to the standard output. An error after something was printed says why that is not all.
 pub async fn run(command: BmcCommand) -> anyhow::Result<()> {
-    let BmcCommand::Probe(arguments) = command;
+    let arguments = match command {
+        BmcCommand::Probe(arguments) => arguments,
+        BmcCommand::Console(arguments) => return console::run(arguments).await,
+    };
     let options = options(&arguments)?;
     let scheme = options.connect.address.scheme();
     let probed = ferric_bmc::probe(options).await;
@@ -152,7 +181,7 @@ fn options(arguments: &ProbeArguments) -> anyhow::Result<ProbeOptions> {
     Ok(ProbeOptions {
         connect: ConnectOptions {
             address,
-            credentials: credentials(arguments, std::env::var("FERRIC_BMC_PASSWORD").ok())?,
+            credentials: credentials(&arguments.login, std::env::var("FERRIC_BMC_PASSWORD").ok())?,
             ca_pem: ca_file.map(|file| text_of(file, "--ca-file").map(String::into_bytes)).transpose()?,
             certificate_sha256: arguments.certificate_fingerprint.as_deref().map(fingerprint).transpose()?,
             insecure: arguments.insecure,
@@ -165,7 +194,7 @@ fn options(arguments: &ProbeArguments) -> anyhow::Result<ProbeOptions> {
 }
 
 fn credentials(
-    arguments: &ProbeArguments,
+    arguments: &LoginArguments,
     environment: Option<String>,
 ) -> anyhow::Result<Option<Credentials>> {
     let password = match &arguments.password_file {
@@ -233,13 +262,13 @@ mod tests {
         std::fs::write(&file, "pass word\n").unwrap();
         let file = file.to_str().unwrap();
         let both = parse(&["redfish://x", "--username", "u", "--password-file", file]);
-        let found = credentials(&both, Some("other".into())).unwrap().unwrap();
+        let found = credentials(&both.login, Some("other".into())).unwrap().unwrap();
         assert_eq!((found.username.as_str(), found.password.as_str()), ("u", "pass word"));
         let user = parse(&["redfish://x", "--username", "u"]);
-        assert_eq!(credentials(&user, Some("other".into())).unwrap().unwrap().password, "other");
-        assert!(credentials(&user, None).is_err());
-        assert_eq!(credentials(&parse(&["redfish://x"]), Some("other".into())).unwrap(), None);
-        let error = credentials(&parse(&["redfish://x", "--password-file", file]), None).unwrap_err();
+        assert_eq!(credentials(&user.login, Some("other".into())).unwrap().unwrap().password, "other");
+        assert!(credentials(&user.login, None).is_err());
+        assert_eq!(credentials(&parse(&["redfish://x"]).login, Some("other".into())).unwrap(), None);
+        let error = credentials(&parse(&["redfish://x", "--password-file", file]).login, None).unwrap_err();
         assert!(error.to_string().contains("without --username"));
     }
 

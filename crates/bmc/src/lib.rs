@@ -27,6 +27,7 @@ pub use counters::{Counters, CountersSnapshot};
 pub use error::BmcError;
 #[cfg(feature = "ipmi-server")]
 pub use ipmi::server as ipmi_server;
+pub use ipmi::{Console, ConsoleInput, open_console};
 pub use limits::Limits;
 pub use pool::BmcPool;
 pub use quirks::{QuirkError, QuirkMatch, Quirks};

@@ -328,3 +328,46 @@ async fn a_network_that_loses_doubles_delays_and_damages() {
     }
     pool.close().await;
 }
+
+/// The serial console of `ipmi_sim`, whose serial port is a TCP connection that says what it is told, in capitals.
+#[tokio::test]
+async fn a_serial_console() {
+    use ferric_bmc::{ConsoleInput, open_console};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    if !available() {
+        return;
+    }
+    let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = port.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = port.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut buffer = [0; 256];
+                while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+                    let said = buffer[..count].to_ascii_uppercase();
+                    if stream.write_all(&said).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let sim = tokio::task::spawn_blocking(move || Sim::start_with_serial(address)).await.unwrap();
+    // Twice: the port was let go of.
+    for _ in 0..2 {
+        let mut console = open_console(&options(sim.address, "", "admin", "secret"), false).await.unwrap();
+        for text in ["login: root\r", &"0123456789abcdef".repeat(64), "\n."] {
+            console.input.send(ConsoleInput::Characters(text.into())).await.unwrap();
+        }
+        let mut shown = Vec::new();
+        while !shown.ends_with(b".") {
+            let more = tokio::time::timeout(Duration::from_secs(30), console.output.recv()).await;
+            shown.extend(more.unwrap().unwrap().unwrap());
+        }
+        let expected = format!("LOGIN: ROOT\r{}\n.", "0123456789ABCDEF".repeat(64));
+        assert_eq!(String::from_utf8(shown).unwrap(), expected);
+        drop(console.input);
+        while console.output.recv().await.is_some() {}
+    }
+}

@@ -43,6 +43,11 @@ struct System {
     random: SystemRandom,
 }
 
+/// Where sessions have their random numbers from.
+pub(super) fn chance() -> Box<dyn Chance> {
+    Box::new(System { random: SystemRandom::new() })
+}
+
 impl Chance for System {
     fn fill(&mut self, bytes: &mut [u8]) {
         // The kernel's generator does not fail once it is up; if it did, the generator of `rand` is as good.
@@ -105,7 +110,7 @@ impl Link {
         }
         let (sender, questions) = mpsc::channel(QUEUE);
         let (host, port) = (self.host.clone(), self.port);
-        let machine = Machine::new(self.config.clone(), Box::new(System { random: SystemRandom::new() }));
+        let machine = Machine::new(self.config.clone(), chance());
         let counters = self.counters.clone();
         tokio::spawn(async move {
             Actor {
@@ -258,7 +263,7 @@ impl Drop for Actor {
 }
 
 /// A socket that speaks to this address and hears no other.
-async fn open(host: &str, port: u16) -> Result<UdpSocket, String> {
+pub(super) async fn open(host: &str, port: u16) -> Result<UdpSocket, String> {
     let found = timeout(RESOLVE, tokio::net::lookup_host((host, port))).await;
     let address: SocketAddr = match found {
         Err(_) => return Err(format!("the name is not resolved within {} s", RESOLVE.as_secs())),

@@ -16,6 +16,7 @@ mod options;
 mod peers;
 #[cfg(any(test, feature = "ipmi-server"))]
 pub mod server;
+mod sol;
 mod suite;
 #[cfg(test)]
 mod testing;
@@ -43,6 +44,7 @@ use commands::fru::Inventory;
 use commands::{Outcome, outcome};
 use link::{Link, LinkError};
 use machine::{Failure, Request};
+pub use sol::console::{Console, ConsoleInput, open_console};
 
 /// When a BMC whose sessions are all taken is worth another try. It ends idle ones after 60 s (6.12.15).
 const SLOTS_RETRY: Duration = Duration::from_secs(30);

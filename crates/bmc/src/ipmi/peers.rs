@@ -14,6 +14,7 @@ use tokio::net::UdpSocket;
 use super::server::Fate;
 use super::suite::Suite;
 use super::testing::FakeBmc;
+use super::{ConsoleInput, open_console};
 use crate::pool::BmcPool;
 use crate::types::{BootTarget, ConnectOptions, Credentials, PowerAction, PowerState};
 
@@ -23,7 +24,7 @@ const IPMITOOL: &str = "/usr/bin/ipmitool";
 async fn serve(bmc: FakeBmc) -> (SocketAddr, Arc<Mutex<FakeBmc>>) {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
-    let bmc = Arc::new(Mutex::new(bmc));
+    let bmc = Arc::new(Mutex::new(FakeBmc { port: address.port(), ..bmc }));
     let shared = bmc.clone();
     tokio::spawn(async move {
         let mut buffer = [0; 2048];
@@ -167,4 +168,92 @@ async fn a_bmc_may_show_the_disk_only_after_the_next_start() {
     fake.lock().unwrap().power = false;
     assert_eq!(bmc.set_boot(&BootTarget::Disk).await.unwrap_err().reason(), "BMCCommandRefused");
     pool.close().await;
+}
+
+/// What a console shows, until it ends with these characters.
+async fn shown(console: &mut super::Console, end: &str) -> String {
+    let mut text = Vec::new();
+    while !text.ends_with(end.as_bytes()) {
+        text.extend(console.output.recv().await.unwrap().unwrap());
+    }
+    String::from_utf8(text).unwrap()
+}
+
+#[tokio::test]
+async fn a_serial_console_in_every_suite() {
+    for suite in Suite::ALL {
+        let (address, fake) =
+            serve(FakeBmc { suites: vec![suite], serial: true, ..FakeBmc::default() }).await;
+        let options = options(address, suite);
+        let mut console = open_console(&options, false).await.unwrap();
+        let long = "all work and no play ".repeat(200);
+        for text in ["login: ", &long, "x"] {
+            console.input.send(ConsoleInput::Characters(text.into())).await.unwrap();
+        }
+        let text = shown(&mut console, "X").await;
+        assert_eq!(text, format!("login: {long}x").to_ascii_uppercase());
+        console.input.send(ConsoleInput::Break).await.unwrap();
+        console.input.send(ConsoleInput::Characters(b"y".to_vec())).await.unwrap();
+        assert_eq!(shown(&mut console, "Y").await, "Y");
+        assert_eq!(fake.lock().unwrap().breaks, 1);
+
+        // One user at a time; who takes it ends the other's.
+        let error = open_console(&options, false).await.unwrap_err();
+        assert!(error.to_string().contains("another console has it"), "{error}");
+        let mut other = open_console(&options, true).await.unwrap();
+        other.input.send(ConsoleInput::Characters(b"mine".to_vec())).await.unwrap();
+        assert_eq!(shown(&mut other, "MINE").await, "MINE");
+        drop((console, other.input));
+        while other.output.recv().await.is_some() {}
+        let begin = std::time::Instant::now();
+        while fake.lock().unwrap().sessions() > 0 {
+            assert!(begin.elapsed().as_secs() < 30, "the sessions are not closed");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+    let (address, fake) = serve(FakeBmc::default()).await;
+    let error = open_console(&options(address, Suite::Sha256), false).await.unwrap_err();
+    assert!(error.to_string().contains("turned off"), "{error}");
+    assert_eq!(fake.lock().unwrap().sessions(), 0);
+}
+
+/// `ipmitool` as the console of our server. It wants a terminal, which `script` makes.
+#[tokio::test]
+async fn ipmitool_opens_the_serial_port() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    const SCRIPT: &str = "/usr/bin/script";
+    if !Path::new(IPMITOOL).exists() || !Path::new(SCRIPT).exists() {
+        let _ = writeln!(std::io::stderr(), "SKIPPED: ipmitool as console needs: apt-get install ipmitool");
+        return;
+    }
+    let (address, fake) = serve(FakeBmc { serial: true, ..FakeBmc::default() }).await;
+    let port = address.port();
+    let command =
+        format!("{IPMITOOL} -I lanplus -C 17 -H 127.0.0.1 -p {port} -U admin -P secret sol activate");
+    let mut process = tokio::process::Command::new(SCRIPT)
+        .args(["-qec", &command, "/dev/null"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let (mut typed, mut shown) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
+    let mut text = String::new();
+    for (wanted, answer) in
+        [("operational", "ferric\r"), ("FERRIC", "\r~B"), ("~B", "done\r"), ("DONE", "\r~.")]
+    {
+        let mut buffer = [0; 1024];
+        while !text.contains(wanted) {
+            let read =
+                tokio::time::timeout(std::time::Duration::from_secs(30), shown.read(&mut buffer)).await;
+            let count = read.unwrap_or_else(|_| panic!("no {wanted}: {text}")).unwrap();
+            assert!(count > 0, "it ended before {wanted}: {text}");
+            text.push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
+        typed.write_all(answer.as_bytes()).await.unwrap();
+        typed.flush().await.unwrap();
+    }
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(30), process.wait()).await;
+    assert!(ended.is_ok(), "{text}");
+    assert_eq!(fake.lock().unwrap().sessions(), 0, "{text}");
 }

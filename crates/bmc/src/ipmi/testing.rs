@@ -48,6 +48,10 @@ pub(crate) struct FakeBmc {
     pub(crate) readings: HashMap<u8, Vec<u8>>,
     /// Commands done in sessions: network function, command, data.
     pub(crate) journal: Vec<(u8, u8, Vec<u8>)>,
+    /// Whether there is a serial port: it says what it is told, in capitals.
+    pub(crate) serial: bool,
+    pub(crate) breaks: usize,
+    pub(crate) port: u16,
     pub(super) server: Server,
     pub(super) dice: Dice,
     /// Its sessions do not grow old.
@@ -73,6 +77,9 @@ impl Default for FakeBmc {
             sdrs: Vec::new(),
             readings: HashMap::new(),
             journal: Vec::new(),
+            serial: false,
+            breaks: 0,
+            port: 623,
             server: Server::default(),
             dice: Dice(99),
             now: Instant::now(),
@@ -113,6 +120,7 @@ impl Controller for FakeBmc {
             speaks_v2: self.speaks_v2,
             slots: self.slots,
             guid: self.guid.unwrap_or_default(),
+            port: self.port,
         }
     }
 
@@ -198,5 +206,10 @@ impl Controller for FakeBmc {
             },
             _ => vec![0xC1],
         }
+    }
+
+    fn serial(&mut self, characters: &[u8], is_break: bool) -> Option<Vec<u8>> {
+        self.breaks += usize::from(is_break);
+        self.serial.then(|| characters.to_ascii_uppercase())
     }
 }

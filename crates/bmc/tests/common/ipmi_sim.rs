@@ -82,11 +82,20 @@ impl Sim {
 
     /// With its sensor at this temperature: 0x70 is high, 0x90 critical.
     pub fn start_at(temperature: u8) -> Self {
+        Self::start_with(temperature, None)
+    }
+
+    /// With a serial port, which is a TCP connection to this address.
+    pub fn start_with_serial(serial: SocketAddr) -> Self {
+        Self::start_with(0x30, Some(serial))
+    }
+
+    fn start_with(temperature: u8, serial: Option<SocketAddr>) -> Self {
         for _ in 0..5 {
             // Free when asked; if somebody else takes it first the simulator ends, and another port is tried.
             let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
             let folder = tempfile::tempdir().unwrap();
-            write_files(folder.path(), address, temperature);
+            write_files(folder.path(), address, temperature, serial);
             let mut sim = Self { process: spawn(folder.path()), address, folder };
             if sim.wait() {
                 return sim;
@@ -193,8 +202,10 @@ fn spawn(folder: &Path) -> Child {
         .unwrap()
 }
 
-fn write_files(folder: &Path, address: SocketAddr, temperature: u8) {
+fn write_files(folder: &Path, address: SocketAddr, temperature: u8, serial: Option<SocketAddr>) {
     let shown = folder.display();
+    let serial =
+        serial.map(|at| format!("sol \"tcp:{}:{}\" 115200\n", at.ip(), at.port())).unwrap_or_default();
     let lan = format!(
         "name \"ferric\"\n\
          set_working_mc 0x20\n\
@@ -207,6 +218,7 @@ fn write_files(folder: &Path, address: SocketAddr, temperature: u8) {
          allowed_auths_admin none md2 md5 straight\n\
          guid f2e1d0cfbead9cb08a476f5e4a3b2c1d\n\
          endlan\n\
+         {serial}\
          chassis_control \"{shown}/chassis 0x20\"\n\
          user 2 true \"admin\" \"secret\" admin 60 none md2 md5 straight\n\
          user 3 true \"operator\" \"secret\" operator 60 none md2 md5 straight\n",

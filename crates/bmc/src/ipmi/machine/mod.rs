@@ -6,6 +6,7 @@
 //! network function and command: what comes late is never taken for the answer to the next question.
 
 mod login;
+mod serial;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -153,6 +154,8 @@ pub(crate) struct Machine {
     logins: u64,
     out: VecDeque<Vec<u8>>,
     done: VecDeque<(u64, Result<Answer, Failure>)>,
+    /// Payloads of a serial line that came.
+    payloads: VecDeque<Vec<u8>>,
 }
 
 impl std::fmt::Debug for Machine {
@@ -180,6 +183,7 @@ impl Machine {
             logins: 0,
             out: VecDeque::new(),
             done: VecDeque::new(),
+            payloads: VecDeque::new(),
         }
     }
 
@@ -274,7 +278,7 @@ impl Machine {
         let outside = match packet::read(ipmi) {
             Some(packet) => match (packet.payload, packet.plain(), packet.outside()) {
                 (Payload::Message, _, Some(outside)) => Some(outside),
-                (Payload::Message, ..) => return self.receive_message(&packet, now),
+                (Payload::Message | Payload::Sol, ..) => return self.receive_message(&packet, now),
                 (kind, Some(body), _) => return self.receive_setup(kind, body, now),
                 _ => return,
             },
@@ -300,6 +304,9 @@ impl Machine {
             return;
         }
         session.heard = now;
+        if packet.payload == Payload::Sol {
+            return self.keep_payload(body);
+        }
         let of_session = |it: &Outstanding| matches!(it.step, Step::Raise(_) | Step::Job | Step::Close);
         if let Some(answer) = message::read(&body)
             && self.outstanding.as_ref().is_some_and(of_session)
@@ -424,12 +431,10 @@ impl Machine {
             Step::Rakp1 => packet::plain(Payload::Rakp1, &outstanding.body),
             Step::Rakp3 => packet::plain(Payload::Rakp3, &outstanding.body),
             Step::Raise(_) | Step::Job | Step::Close => {
-                let State::Up(session) = &mut self.state else { return };
-                // A session would live for centuries until it wraps.
-                session.sequence = session.sequence.wrapping_add(1).max(1);
-                let mut vector = [0; super::keys::BLOCK];
-                self.chance.fill(&mut vector);
-                packet::seal(&session.keys, session.bmc, session.sequence, vector, &outstanding.body)
+                let body = outstanding.body.clone();
+                let datagram = self.sealed(Payload::Message, &body);
+                self.out.extend(datagram);
+                return;
             }
         };
         if outstanding.step == Step::Capabilities && outstanding.sent > 1 {

@@ -90,6 +90,7 @@ impl Server {
                 sequence: 0,
                 seen: Window::default(),
                 used: now,
+                line: None,
             };
             self.sessions.insert(bmc, session);
         }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::keys::Keys;
 use super::machine::Window;
+use super::sol::{self, ACTIVATE, DEACTIVATE, End, Line};
 use super::suite::{Algorithms, Suite};
 use super::wire::message::{self, Message};
 use super::wire::packet::{self, Payload};
@@ -29,6 +30,9 @@ const APP: u8 = 0x06;
 const SET_PRIVILEGE: u8 = 0x3B;
 /// Close Session (22.19).
 const CLOSE: u8 = 0x3C;
+
+/// Bytes of a packet of the serial line, both ways.
+const SERIAL_BYTES: u16 = 200;
 
 /// Somebody who may log in.
 #[derive(Clone, PartialEq, Eq)]
@@ -58,11 +62,13 @@ pub struct Settings {
     pub slots: usize,
     /// As RAKP 2 has it.
     pub guid: [u8; 16],
+    /// UDP port that packets of the serial line go to: the one that it listens on.
+    pub port: u16,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { suites: vec![3, 17], lists_suites: true, speaks_v2: true, slots: 4, guid: [0; 16] }
+        Self { suites: vec![3, 17], lists_suites: true, speaks_v2: true, slots: 4, guid: [0; 16], port: 623 }
     }
 }
 
@@ -107,6 +113,10 @@ pub trait Controller {
     }
     /// Does a command: completion code and data.
     fn command(&mut self, command: Command<'_>) -> Vec<u8>;
+    /// What the serial port says to characters, or to a break; `None`: there is no serial port.
+    fn serial(&mut self, _characters: &[u8], _is_break: bool) -> Option<Vec<u8>> {
+        None
+    }
 }
 
 /// A session, or what is on the way to one.
@@ -119,6 +129,8 @@ struct Session {
     sequence: u32,
     seen: Window,
     used: Instant,
+    /// The serial line, while the payload is active.
+    line: Option<Line>,
 }
 
 /// The sessions of a BMC.
@@ -157,10 +169,15 @@ impl Server {
             let data = outside(&request, &controller.settings());
             return Some(v15::datagram(&answer(&request, &data)));
         };
+        if packet.payload == Payload::Sol {
+            return self.serial(&packet, now, controller, chance);
+        }
         if packet.payload != Payload::Message {
             return self.login(packet.payload, packet.plain()?, now, controller, chance);
         }
         let number = packet.session;
+        // Whose the serial port is: it has one user.
+        let taken = self.sessions.iter().any(|(other, session)| *other != number && session.line.is_some());
         let session = self.sessions.get_mut(&number)?;
         let body = packet.open(session.keys.as_ref()?)?;
         let request = message::read(&body)?;
@@ -173,7 +190,7 @@ impl Server {
             Fate::Lost => return None,
             Fate::Refused(code) => vec![code],
             fate => {
-                let data = session.does(command, controller);
+                let data = session.does(command, taken, controller);
                 match fate {
                     Fate::DoneButSays(code) => vec![code],
                     Fate::DoneButSilent => return None,
@@ -194,12 +211,52 @@ impl Server {
         if (request.netfn, request.command, data.first()) == (APP, CLOSE, Some(&0)) {
             self.sessions.remove(&number);
         }
+        if (request.netfn, request.command, data.first()) == (APP, DEACTIVATE, Some(&0)) {
+            // Whoever has it.
+            self.sessions.values_mut().for_each(|session| session.line = None);
+        }
         Some(sealed)
+    }
+
+    /// Takes a packet of the serial line. What the port says goes with the answers to such packets, and is sent again with
+    /// them: there is no clock here.
+    fn serial(
+        &mut self,
+        packet: &packet::Packet<'_>,
+        now: Instant,
+        controller: &mut dyn Controller,
+        chance: &mut dyn FnMut(&mut [u8]),
+    ) -> Option<Vec<u8>> {
+        let session = self.sessions.get_mut(&packet.session)?;
+        let body = packet.open(session.keys.as_ref()?)?;
+        if !session.seen.take(packet.sequence) {
+            return None;
+        }
+        session.used = now;
+        let line = session.line.as_mut()?;
+        let now = now.into();
+        line.receive(&body, now);
+        let (characters, broken) = (line.read(), line.took_break());
+        for (characters, is_break) in [(&[][..], broken), (&characters[..], false)] {
+            if !characters.is_empty() || is_break {
+                let said = controller.serial(characters, is_break).unwrap_or_default();
+                line.write(&said, now);
+            }
+        }
+        line.tick(now);
+        // One datagram is answered by one: the acknowledgement goes with the next characters.
+        let packets: Vec<Vec<u8>> = std::iter::from_fn(|| line.next_packet()).collect();
+        let payload = sol::joined(&packets)?;
+        let mut vector = [0; 16];
+        chance(&mut vector);
+        session.sequence = session.sequence.wrapping_add(1).max(1);
+        let (console, sequence) = (session.login.console(), session.sequence);
+        Some(packet::seal_as(Payload::Sol, session.keys.as_ref()?, console, sequence, vector, &payload))
     }
 }
 
 impl Session {
-    fn does(&mut self, command: Command<'_>, controller: &mut dyn Controller) -> Vec<u8> {
+    fn does(&mut self, command: Command<'_>, taken: bool, controller: &mut dyn Controller) -> Vec<u8> {
         match (command.netfn, command.command, command.data) {
             (APP, SET_PRIVILEGE, &[level]) => {
                 // 0 asks for the present one (22.18). Callback (1) is none of a LAN.
@@ -210,6 +267,20 @@ impl Session {
                 vec![0, self.privilege]
             }
             (APP, CLOSE, _) => vec![0],
+            (APP, ACTIVATE, &[sol::SOL, _, ..]) => {
+                if controller.serial(&[], false).is_none() {
+                    return vec![sol::DISABLED];
+                }
+                if taken || self.line.is_some() {
+                    return vec![sol::ALREADY_ACTIVE];
+                }
+                let [low, high] = SERIAL_BYTES.to_le_bytes();
+                let [port_low, port_high] = controller.settings().port.to_le_bytes();
+                self.line = Some(Line::new(End::Bmc, SERIAL_BYTES.into()));
+                // No auxiliary data, bytes both ways, the UDP port, no VLAN (24.1).
+                vec![0, 0, 0, 0, 0, low, high, low, high, port_low, port_high, 0xFF, 0xFF]
+            }
+            (APP, DEACTIVATE, &[sol::SOL, ..]) => vec![0],
             (netfn, number, _) if needs(netfn, number) > self.privilege => vec![0xD4],
             _ => controller.command(command),
         }

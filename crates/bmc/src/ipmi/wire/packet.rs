@@ -20,6 +20,8 @@ const HEADER: usize = 12;
 pub(crate) enum Payload {
     /// An IPMI message.
     Message,
+    /// Characters of a serial line (15.9).
+    Sol,
     /// RMCP+ Open Session Request.
     OpenSessionRequest,
     /// RMCP+ Open Session Response.
@@ -35,8 +37,9 @@ pub(crate) enum Payload {
 }
 
 impl Payload {
-    const TABLE: [(Self, u8); 7] = [
+    const TABLE: [(Self, u8); 8] = [
         (Self::Message, 0x00),
+        (Self::Sol, 0x01),
         (Self::OpenSessionRequest, 0x10),
         (Self::OpenSessionResponse, 0x11),
         (Self::Rakp1, 0x12),
@@ -47,6 +50,11 @@ impl Payload {
 
     fn number(self) -> u8 {
         Self::TABLE.iter().find(|(kind, _)| *kind == self).map_or(0, |(_, number)| *number)
+    }
+
+    /// Whether it is one of a session, rather than a step of a login.
+    pub(crate) fn is_of_session(self) -> bool {
+        matches!(self, Self::Message | Self::Sol)
     }
 
     fn of(number: u8) -> Option<Self> {
@@ -80,11 +88,24 @@ pub(crate) fn plain(kind: Payload, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// A datagram of a session with a message, as [`seal_as`] makes it.
+#[cfg(any(test, feature = "ipmi-server"))]
+pub(crate) fn seal(keys: &Keys, session: u32, sequence: u32, vector: [u8; BLOCK], body: &[u8]) -> Vec<u8> {
+    seal_as(Payload::Message, keys, session, sequence, vector, body)
+}
+
 /// A datagram of a session, signed, and encrypted where the suite does that. `vector` must be new for each datagram and
 /// unpredictable (13.29).
-pub(crate) fn seal(keys: &Keys, session: u32, sequence: u32, vector: [u8; BLOCK], body: &[u8]) -> Vec<u8> {
+pub(crate) fn seal_as(
+    payload: Payload,
+    keys: &Keys,
+    session: u32,
+    sequence: u32,
+    vector: [u8; BLOCK],
+    body: &[u8],
+) -> Vec<u8> {
     let encrypts = keys.suite().encrypts();
-    let kind = Payload::Message.number() | AUTHENTICATED | if encrypts { ENCRYPTED } else { 0 };
+    let kind = payload.number() | AUTHENTICATED | if encrypts { ENCRYPTED } else { 0 };
     let encrypted = encrypts.then(|| keys.encrypt(vector, body));
     let body = encrypted.as_deref().unwrap_or(body);
     let mut bytes = rmcp::ipmi_header().to_vec();
@@ -136,7 +157,7 @@ impl<'a> Packet<'a> {
     /// The body of a step of a login: neither of a session, nor signed, nor encrypted.
     pub(crate) fn plain(&self) -> Option<&'a [u8]> {
         let outside = self.session == 0 && !self.encrypted && !self.authenticated;
-        (outside && self.payload != Payload::Message).then_some(self.body)
+        (outside && !self.payload.is_of_session()).then_some(self.body)
     }
 
     /// A message outside of a session, as some BMCs answer in the format of v2.0 what was asked in that of v1.5.
@@ -145,10 +166,10 @@ impl<'a> Packet<'a> {
         (outside && self.payload == Payload::Message).then_some(self.body)
     }
 
-    /// The body of a message of a session, if its code is right and it is signed and encrypted as the suite demands.
+    /// The body of a message or another payload of a session, if its code is right and it is signed and encrypted as the suite demands.
     pub(crate) fn open(&self, keys: &Keys) -> Option<Vec<u8>> {
         let suite = keys.suite();
-        if self.payload != Payload::Message || !self.authenticated || self.encrypted != suite.encrypts() {
+        if !self.payload.is_of_session() || !self.authenticated || self.encrypted != suite.encrypts() {
             return None;
         }
         let (covered, code) =

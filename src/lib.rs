@@ -13,6 +13,9 @@ pub mod config;
 pub mod controllers;
 pub mod deploy;
 pub mod discovery;
+#[cfg(test)]
+#[path = "../tests/shared/fuzz.rs"]
+mod fuzz;
 pub mod host;
 pub mod key;
 pub mod lease;

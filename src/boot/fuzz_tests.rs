@@ -6,10 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::dhcp::decide::{BootFile, Reply, ReplyKind};
 use super::{dhcp, dhcp6, tftp};
-
-#[path = "../../tests/shared/fuzz.rs"]
-mod shared;
-use shared::fuzz;
+use crate::fuzz::fuzz;
 
 /// A question as firmware sends it, with these options.
 fn question(options: &[(u8, &[u8])]) -> Vec<u8> {

@@ -15,7 +15,7 @@ impl Random {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 33).unwrap() % end.max(1)
+        (self.0 >> 33) as usize % end.max(1)
     }
 
     /// A seed with bytes changed, made extreme, cut, doubled, taken out or from another seed.

@@ -11,6 +11,9 @@ mod cases;
 mod counters;
 mod desk;
 mod error;
+#[cfg(test)]
+#[path = "../../../tests/shared/fuzz.rs"]
+mod fuzz;
 mod ipmi;
 mod limits;
 mod pool;

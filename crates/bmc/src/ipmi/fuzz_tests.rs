@@ -10,10 +10,7 @@ use super::suite::{Suite, numbers};
 use super::testing::{Dice, FakeBmc};
 use super::wire::rmcp::Class;
 use super::wire::{message, packet, rmcp, setup, v15};
-
-#[path = "../../../../tests/shared/fuzz.rs"]
-mod shared;
-use shared::fuzz;
+use crate::fuzz::fuzz;
 
 fn datagrams() -> Vec<Vec<u8>> {
     let r = recorded();
@@ -67,6 +64,40 @@ fn no_conversation_harms_the_ipmi_driver() {
             }
         }
         assert!(machine.next_result().is_some_and(|(_, result)| result.is_ok()));
+    });
+}
+
+#[test]
+fn no_serial_line_harms_the_ipmi_driver() {
+    use super::sol::{End, Line, Packet, activated};
+    let now = tokio::time::Instant::now();
+    let packet = |number, acknowledges, accepted, flags, data: &[u8]| {
+        Packet { number, acknowledges, accepted, flags, data }.write()
+    };
+    let seeds = [
+        packet(1, 0, 0, 0, b"login: "),
+        packet(2, 1, 7, 0, b""),
+        packet(0, 1, 3, 0x40, b""),
+        packet(0, 1, 0, 0x60, b""),
+        packet(3, 2, 0, 0x10, b""),
+        packet(15, 0, 0, 0, &[0xA5; 200]),
+        vec![0, 0, 0, 0, 0xC8, 0x00, 0xC8, 0x00, 0x6F, 0x02, 0xFF, 0xFF],
+    ];
+    fuzz(&seeds, 5, |data| {
+        let _ = activated(data);
+        for end in [End::Console, End::Bmc] {
+            let mut line = Line::new(end, data.len());
+            line.write(b"some characters that are under way", now);
+            // The same twice, and cut up, as one packet after the other.
+            for payload in [data, data].into_iter().chain(data.chunks(9)) {
+                line.receive(payload, now);
+                if let Some(again) = line.deadline() {
+                    line.tick(again);
+                }
+            }
+            assert!(line.read().len() <= 3 * data.len());
+            assert!(std::iter::from_fn(|| line.next_packet()).count() <= 8 + data.len());
+        }
     });
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Parsing is clap's; what clap cannot say is checked by [`Options::validate`], purely.
 
+mod events;
 mod network;
 mod units;
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use url::{Host, Url};
 
+pub use events::BmcEvents;
 pub use network::{AddressRange, BootWay, Dhcp, DhcpMode, NetworkBoot, Reservation};
 pub use units::{Bind, ByteSize};
 
@@ -191,6 +193,10 @@ pub struct Options {
     #[command(flatten)]
     pub network_boot: NetworkBoot,
 
+    /// Events of BMCs
+    #[command(flatten)]
+    pub bmc_events: BmcEvents,
+
     /// Images that are streamed to agents at the same time; further agents wait
     #[arg(
         long,
@@ -322,6 +328,7 @@ impl Options {
         self.validate_discovery()?;
         self.dhcp()?;
         self.agent_base()?;
+        self.bmc_events.validate()?;
         crate::telemetry::logs::filter(&self.log_level)
             .map(|_| ())
             .map_err(|e| error("--log-level", e.to_string(), "correct the filter"))

@@ -6,6 +6,7 @@
 
 pub mod autoscaling;
 pub mod bmc_cli;
+pub mod bmc_events;
 pub mod boot;
 pub mod capi;
 pub mod claim;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use url::Url;
 
+use crate::bmc_events;
 use crate::boot::dhcp::{DhcpServer, Sockets};
 use crate::boot::dhcp6::{self, Dhcp6Server};
 use crate::boot::{self, AgentImage, Artifacts, BootLookup, BootServer};
@@ -126,6 +127,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             let lifetime = boot::token_lifetime(options.agent_boot_timeout());
             Discovery::new(namespace, labels.into_iter().collect(), discovery::Limits::new(lifetime))
         }),
+        bmc_events: options.bmc_events.bmc_events_url.clone(),
         limits: Limits {
             agent_boot: options.agent_boot_timeout(),
             power_poll: options.power_poll().unwrap_or(NEVER),
@@ -150,6 +152,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         },
         metrics: metrics.clone(),
     };
+    if options.bmc_events.bmc_events_url.is_some() {
+        serve_bmc_events(&options, &keys, &host_context, leadership.clone(), &stop, &mut tasks).await?;
+    }
     let lookup: Arc<dyn BootLookup> = Arc::new(HostBoots::new(host_context.clone()));
     if let (Some(dhcp), Some(image)) = (dhcp, &agent_image) {
         let (leader, lookup) = (leadership.clone(), lookup.clone());
@@ -379,6 +384,28 @@ async fn serve_network_boot(
     let (serving, stopping) = (stop.clone(), stop.clone());
     tasks.spawn(async move { Ok(server.serve(sockets, serving).await?) });
     tasks.spawn(async move { Ok(boot::tftp::serve(tftp, files, stopping).await?) });
+    Ok(())
+}
+
+/// The receiver of what BMCs send.
+async fn serve_bmc_events(
+    options: &Options,
+    keys: &ProviderKeys,
+    hosts: &Arc<HostContext>,
+    leader: watch::Receiver<Leadership>,
+    stop: &CancellationToken,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let address = options.bmc_events.bmc_events_bind_address;
+    let listener = bind("--bmc-events-bind-address", address).await?;
+    let hosts = hosts.clone();
+    let wake = Box::new(move |host: &crate::key::Key| hosts.bmc_event(host));
+    let receiver = bmc_events::Receiver { token_key: keys.token_key().to_vec(), wake, leader };
+    let stop = stop.clone();
+    tasks.spawn(async move {
+        receiver.serve(listener, stop).await;
+        Ok(())
+    });
     Ok(())
 }
 

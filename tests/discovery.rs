@@ -143,6 +143,7 @@ impl Manager {
                 BTreeMap::from([("found-by".to_owned(), "test".to_owned())]),
                 discovery::Limits::new(Duration::from_secs(3600)),
             )),
+            bmc_events: None,
             limits: Limits::default(),
             events: Events::start(client, "test", metrics.clone(), &mut tasks),
             metrics: metrics.clone(),

@@ -209,6 +209,13 @@ impl ProviderKeys {
         facts.mint_for(TokenUse::System, &self.token_key)
     }
 
+    /// Makes the token by which events of a host's BMC are known. It is the same each time, so that a subscription is found
+    /// again, and does not end: it wakes the host and is good for nothing else.
+    pub fn mint_events(&self, host: &Key) -> Result<String, TokenError> {
+        let facts = BootToken { host: host.to_string(), boot_number: 0, expires: u64::MAX };
+        facts.mint_for(TokenUse::Events, &self.token_key)
+    }
+
     /// Makes the discovery token of this number for the machine with this MAC address, good until `expires`.
     pub fn mint_discovery(&self, mac: MacAddress, number: u64, expires: jiff::Timestamp) -> String {
         let expires = u64::try_from(expires.as_second()).unwrap_or(0);

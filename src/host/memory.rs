@@ -266,6 +266,8 @@ pub struct BmcMemory {
     pub facts: Option<Seen<SystemFacts>>,
     /// Power as last read.
     pub power: Option<Seen<PowerState>>,
+    /// Something happened at the BMC: the power is to be read again, however lately it was read.
+    pub nudged: bool,
     /// Hardware that was read and not yet saved.
     pub hardware: Option<Arc<HardwareDetails>>,
     /// Ports whose switches `HardwareData` knew, as read in an agent boot.
@@ -307,6 +309,7 @@ impl BmcMemory {
             since: now,
             facts: None,
             power: None,
+            nudged: false,
             hardware: None,
             ports: None,
             cards: None,
@@ -363,6 +366,14 @@ impl BmcMemory {
                     Some(ImageFailure { reason, message: message.clone(), count, retry_at: *retry_at });
             }
         }
+    }
+
+    /// A job begins. What happens at the BMC from here on may be missed by it.
+    pub fn begin(&mut self, job: &Job, now: Timestamp) {
+        if matches!(job, Job::Probe | Job::ReadPower | Job::Power(_)) {
+            self.nudged = false;
+        }
+        self.running = Some(Seen { value: job.clone(), at: now });
     }
 
     /// Takes in how a job ended.

@@ -40,5 +40,6 @@ pub use redfish::{
 };
 pub use tls::certificate_fingerprint;
 pub use types::{
-    Bmc, BootMethod, BootTarget, ConnectOptions, Credentials, PowerAction, PowerState, SystemFacts,
+    Bmc, BootMethod, BootTarget, ConnectOptions, Credentials, EventSink, PowerAction, PowerState, Subscribed,
+    SystemFacts,
 };

@@ -35,6 +35,7 @@ pub struct BmcPool {
 #[derive(Debug)]
 struct Entry {
     options: [u8; 32],
+    address: String,
     bmc: Driver,
 }
 
@@ -57,10 +58,15 @@ impl Driver {
         }
     }
 
-    /// Ends the session, if there is one.
-    async fn close(&self) {
+    /// Ends the session, if there is one. `gone`: the host does not come back to this BMC.
+    async fn close(&self, gone: bool) {
         match self {
-            Self::Redfish(bmc) => bmc.close().await,
+            Self::Redfish(bmc) => {
+                if gone {
+                    bmc.unsubscribe().await;
+                }
+                bmc.close().await;
+            }
             Self::Ipmi(bmc) => bmc.close().await,
             Self::Wol(_) | Self::Proxmox(_) => {}
         }
@@ -102,13 +108,18 @@ impl BmcPool {
             return Ok(entry.bmc.bmc());
         }
         let bmc = self.make(options);
+        let address = options.address.to_string();
         let old = match &bmc {
-            Ok(bmc) => entries.insert(key.into(), Entry { options: fingerprint, bmc: bmc.clone() }),
+            Ok(bmc) => {
+                let entry = Entry { options: fingerprint, address: address.clone(), bmc: bmc.clone() };
+                entries.insert(key.into(), entry)
+            }
             // What it was made from is no longer what is wanted.
             Err(_) => entries.remove(key),
         };
         drop(entries);
-        close(old);
+        let moved = old.as_ref().is_some_and(|old| old.address != address);
+        close(old, moved);
         bmc.map(|bmc| bmc.bmc())
     }
 
@@ -137,10 +148,10 @@ impl BmcPool {
         }
     }
 
-    /// Drops the BMC of a host that is gone, and ends its session in the background.
+    /// Drops the BMC of a host that is gone, and removes its subscription to events and ends its session in the background.
     pub fn forget(&self, key: &str) {
         let old = self.lock().remove(key);
-        close(old);
+        close(old, true);
     }
 
     /// How many BMCs are held.
@@ -163,7 +174,7 @@ impl BmcPool {
         let entries: Vec<Entry> = self.lock().drain().map(|(_, entry)| entry).collect();
         use futures::StreamExt;
         futures::stream::iter(entries)
-            .for_each_concurrent(64, |entry| async move { entry.bmc.close().await })
+            .for_each_concurrent(64, |entry| async move { entry.bmc.close(false).await })
             .await;
     }
 
@@ -173,9 +184,9 @@ impl BmcPool {
 }
 
 /// Ends the session of a dropped entry, where there is a runtime to do it on.
-fn close(entry: Option<Entry>) {
+fn close(entry: Option<Entry>, gone: bool) {
     if let (Some(entry), Ok(runtime)) = (entry, tokio::runtime::Handle::try_current()) {
-        runtime.spawn(async move { entry.bmc.close().await });
+        runtime.spawn(async move { entry.bmc.close(gone).await });
     }
 }
 

@@ -122,6 +122,33 @@ pub struct SystemFacts {
     pub health: Option<String>,
 }
 
+/// Where a BMC is to send its events, and by what they are known.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EventSink {
+    /// URL that events are posted to.
+    pub destination: String,
+    /// What each of them carries (`Context`, DSP2046 EventDestination): only who made it knows it. Never printed.
+    pub context: String,
+}
+
+impl fmt::Debug for EventSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { destination, context: _ } = self;
+        f.debug_struct("EventSink").field("destination", destination).field("context", &"<redacted>").finish()
+    }
+}
+
+/// What became of a subscription to events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subscribed {
+    /// The BMC sends no events, or its event service is off.
+    NotOffered,
+    /// It was there.
+    Kept,
+    /// It was made.
+    Made,
+}
+
 /// A BMC and the one server behind it.
 #[async_trait]
 pub trait Bmc: Send + Sync {
@@ -146,6 +173,12 @@ pub trait Bmc: Send + Sync {
     }
     /// Reads the hardware out of band.
     async fn inspect(&self) -> Result<HardwareDetails, BmcError>;
+    /// Sees to it that the BMC has one subscription to its events for this sink; one that is there is found again. It is
+    /// removed when the host is dropped from the pool.
+    async fn subscribe(&self, sink: &EventSink) -> Result<Subscribed, BmcError> {
+        let _ = sink;
+        Ok(Subscribed::NotOffered)
+    }
 }
 
 /// A user of a BMC.

@@ -29,6 +29,8 @@ pub enum TokenUse {
     /// Booting the system that a host runs from memory: [`BootToken::boot_number`] is the time at which the host was told
     /// to run it, in seconds since 1970.
     System,
+    /// Waking a host by an event of its BMC: [`BootToken::boot_number`] is 0.
+    Events,
 }
 
 impl TokenUse {
@@ -37,6 +39,7 @@ impl TokenUse {
         match self {
             Self::Agent => b"ferric boot token\0",
             Self::System => b"ferric system token\0",
+            Self::Events => b"ferric event token\0",
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::fleet::Shared;
 use crate::journal::{Counters, Journal, JournalEntry, JournalEvent};
 use crate::life::{Action, Event, Exit, Life, Phase, Power, ResetType, Timer};
 use crate::os::OsStatus;
-use crate::redfish::Sessions;
+use crate::redfish::{Sessions, Subscriptions, face, power_changed};
 use crate::rules::Counts;
 use crate::spec::{ServerSpec, mix};
 
@@ -43,6 +43,7 @@ pub(crate) struct Inner {
     pub(crate) journal: Journal,
     pub(crate) counters: Counters,
     pub(crate) sessions: Sessions,
+    pub(crate) subscriptions: Subscriptions,
     pub(crate) asset_tag: String,
     pub(crate) os: OsStatus,
     pub(crate) disk_bytes_written: u64,
@@ -251,6 +252,8 @@ impl Server {
         inner.life = life;
         if power_before != inner.life.power {
             inner.note_power(power_before);
+            let power = serde_json::json!(inner.life.power);
+            power_changed(self, face(self.spec.class.bmc), &mut inner.subscriptions, &power);
         }
         if epoch_before != inner.life.epoch {
             inner.os = OsStatus::default();

@@ -246,3 +246,88 @@ async fn manifests_of_a_mixed_fleet() {
     }
     fleet.stop().await;
 }
+
+/// A subscription is made once, found again by another process, made anew when it was lost, and gone with the host; BMCs
+/// without an event service are left alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn subscriptions_to_events() {
+    use ferric_bmc::{EventSink, Subscribed};
+    let folder = tempfile::tempdir().unwrap();
+    let fleet = fleet(folder.path(), 34).await;
+    for server in fleet.servers().cloned().collect::<Vec<_>>() {
+        let family = server.class.bmc;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let destination = format!("http://{}/events", listener.local_addr().unwrap());
+        let sink =
+            EventSink { destination: destination.clone(), context: format!("context-of-{}", server.name) };
+        let sends = !matches!(family, Family::Idrac | Family::Listed);
+        let pool = BmcPool::new(Limits::default());
+        let bmc = connect(&fleet, &pool, &server);
+        let first = bmc.subscribe(&sink).await.unwrap();
+        assert_eq!(first, if sends { Subscribed::Made } else { Subscribed::NotOffered }, "{family:?}");
+        if !sends {
+            let writes = fleet.status(&server.name).unwrap().counters.writes;
+            assert_eq!(writes, 0, "{family:?}");
+            continue;
+        }
+        assert_eq!(bmc.subscribe(&sink).await.unwrap(), Subscribed::Kept, "{family:?}");
+        pool.close().await;
+        let pool = BmcPool::new(Limits::default());
+        let bmc = connect(&fleet, &pool, &server);
+        assert_eq!(bmc.subscribe(&sink).await.unwrap(), Subscribed::Kept, "{family:?}: after a restart");
+
+        // What a power change pushes.
+        bmc.set_power(PowerAction::On).await.unwrap();
+        let pushed = tokio::time::timeout(LIMIT, pushed(&listener)).await.unwrap();
+        assert!(pushed.starts_with("POST /events "), "{pushed}");
+        assert!(pushed.contains(&format!("\"Context\":\"{}\"", sink.context)), "{pushed}");
+
+        // Lost, and made anew.
+        let (_, listed) = common::redfish(
+            &fleet,
+            &server.name,
+            "GET",
+            "/EventService/Subscriptions",
+            serde_json::Value::Null,
+        )
+        .await;
+        let path =
+            listed["Members"][0]["@odata.id"].as_str().unwrap().trim_start_matches("/redfish/v1").to_owned();
+        let (status, _) =
+            common::redfish(&fleet, &server.name, "DELETE", &path, serde_json::Value::Null).await;
+        assert!(status < 300, "{status}");
+        assert_eq!(bmc.subscribe(&sink).await.unwrap(), Subscribed::Made, "{family:?}");
+
+        // The host goes.
+        drop(bmc);
+        pool.forget(&server.name);
+        let begin = Instant::now();
+        loop {
+            let path = "/EventService/Subscriptions";
+            let (_, listed) =
+                common::redfish(&fleet, &server.name, "GET", path, serde_json::Value::Null).await;
+            if listed["Members"].as_array().is_some_and(Vec::is_empty) {
+                break;
+            }
+            assert!(begin.elapsed() < LIMIT, "{family:?}: {listed}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    fleet.stop().await;
+}
+
+/// The next event that is posted, with its head.
+async fn pushed(listener: &tokio::net::TcpListener) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut text = Vec::new();
+    // The event's last key, by the order of the alphabet.
+    while !text.ends_with(b"\"Name\":\"Event\"}") {
+        let mut piece = [0; 4096];
+        let read = stream.read(&mut piece).await.unwrap();
+        assert!(read > 0, "{}", String::from_utf8_lossy(&text));
+        text.extend_from_slice(&piece[..read]);
+    }
+    stream.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await.unwrap();
+    String::from_utf8(text).unwrap()
+}

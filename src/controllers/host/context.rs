@@ -63,6 +63,8 @@ pub struct HostParts {
     pub boot: BootSettings,
     /// Machines that nobody enrolled; `None`: they get nothing.
     pub discovery: Option<Discovery>,
+    /// Where BMCs are to send their events; `None`: they are not asked to.
+    pub bmc_events: Option<Url>,
     /// Settings of plans.
     pub limits: Limits,
     /// Events.
@@ -114,6 +116,8 @@ pub(super) struct Remembered {
     pub(super) slot: Option<slots::Slot>,
     /// What the system that runs from memory is configured with, while it is being fetched.
     pub(super) seed: Option<system::Seed>,
+    /// When its subscription to the events of its BMC was last seen to.
+    pub(super) subscription_seen: Option<tokio::time::Instant>,
     /// State last reported, for the metrics.
     pub(super) state: Option<&'static str>,
 }
@@ -127,6 +131,7 @@ impl Remembered {
             unsettled: None,
             slot: None,
             seed: None,
+            subscription_seen: None,
             state: None,
         }
     }

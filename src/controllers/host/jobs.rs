@@ -14,9 +14,9 @@ use kube::{Api, ResourceExt};
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use super::{HostContext, ReconcileError, network, system};
+use super::{HostContext, ReconcileError, events, network, system};
 use crate::boot::{BootFile, boot_url, choice, token_lifetime};
-use crate::host::memory::{Job, JobOutcome, Seen, aim};
+use crate::host::memory::{Job, JobOutcome, aim};
 use crate::key::Key;
 use crate::patch;
 
@@ -70,7 +70,7 @@ pub(super) async fn start(
         }
         let connection = r.connection.clone();
         if connection.is_some() {
-            r.bmc.running = Some(Seen { value: job.clone(), at: now });
+            r.bmc.begin(job, now);
         }
         connection
     });
@@ -106,6 +106,7 @@ pub(super) async fn start(
             // Whatever was connected is dead, though its connection may take a while to be missed.
             context.end_agent(&key);
         }
+        let well = !matches!(outcome, JobOutcome::Failed { .. });
         context.with(&key, |r| {
             if reconnect {
                 r.bmc.facts = None;
@@ -115,7 +116,10 @@ pub(super) async fn start(
                 failure.cheap = true;
             }
         });
-        let _ = context.wake.send(key);
+        let _ = context.wake.send(key.clone());
+        if well {
+            events::keep(&key, &context, &*connection, &job).await;
+        }
     });
     Ok(())
 }

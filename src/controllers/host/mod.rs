@@ -8,6 +8,7 @@ mod boots;
 mod cards;
 mod context;
 mod discover;
+mod events;
 mod execute;
 mod hardware;
 mod jobs;

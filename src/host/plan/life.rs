@@ -379,7 +379,7 @@ fn poll_power(o: &Observation<'_>, state: State, wish: impl Fn(PowerState) -> Op
         after(p.at, if first { period / 2 + spread(period / 2, &seed(o)) } else { period })
     });
     match due {
-        Some(due) if o.now < due => {}
+        Some(due) if o.now < due && !o.bmc.nudged => {}
         _ => return read_power(state),
     }
     if let Some(action) = o.bmc.power_state().and_then(&wish) {

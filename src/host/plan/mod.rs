@@ -223,23 +223,24 @@ fn needs_cleaning(o: &Observation<'_>) -> bool {
     cleaning_mode(o.host) != CleaningMode::Disabled && record(o).is_none_or(|r| r.cleaned.is_none())
 }
 
+/// The annotation by which a host is not to be touched.
+pub fn annotated_away(host: &BareMetalHost) -> Option<&'static str> {
+    let deleting = host.metadata.deletion_timestamp.is_some();
+    let there = |name: &&str| host.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(*name));
+    let pauses = [names::PAUSED_ANNOTATION, names::METAL3_PAUSED_ANNOTATION, names::CAPI_PAUSED_ANNOTATION];
+    let detachments =
+        [names::DETACHED_ANNOTATION, names::METAL3_DETACHED_ANNOTATION, names::DELETE_FOR_MOVE_ANNOTATION];
+    // A detached host that is deleted is let go without being touched: see `release::deletion`. `clusterctl move`
+    // puts its annotation *in place of* all others, so a pause is gone by then, and deletes a moment later; the
+    // server belongs to the other management cluster already.
+    pauses.into_iter().chain(detachments.into_iter().filter(|_| !deleting)).find(there)
+}
+
 /// Why the host is not to be touched at all.
 fn left_alone(o: &Observation<'_>) -> Option<String> {
-    for name in [names::PAUSED_ANNOTATION, names::METAL3_PAUSED_ANNOTATION, names::CAPI_PAUSED_ANNOTATION] {
-        if annotation(o, name).is_some() {
-            return Some(format!("annotation {name}"));
-        }
-    }
     let deleting = o.host.metadata.deletion_timestamp.is_some();
-    for name in
-        [names::DETACHED_ANNOTATION, names::METAL3_DETACHED_ANNOTATION, names::DELETE_FOR_MOVE_ANNOTATION]
-    {
-        // A detached host that is deleted is let go without being touched: see `release::deletion`. `clusterctl move`
-        // puts its annotation *in place of* all others, so a pause is gone by then, and deletes a moment later; the
-        // server belongs to the other management cluster already.
-        if !deleting && annotation(o, name).is_some() {
-            return Some(format!("annotation {name}"));
-        }
+    if let Some(name) = annotated_away(o.host) {
+        return Some(format!("annotation {name}"));
     }
     match &o.consumer {
         Consumer::Paused { by } if !deleting => Some(by.clone()),

@@ -425,6 +425,24 @@ fn a_host_that_was_cleaned_in_the_end_has_no_failure_left() {
 }
 
 #[test]
+fn an_event_makes_the_next_look_at_the_power_come_at_once_and_only_that() {
+    let mut world = World::new();
+    let before = world.settle(|_| false);
+    assert!(matches!(before.step, Step::Rest(_)), "{before:?}");
+    world.memory.nudged = true;
+    let plan = world.plan();
+    let Step::Act(Action::Job { job: Job::ReadPower, .. }) = plan.step else { panic!("{plan:?}") };
+    // What comes while the power is read may be missed by that.
+    world.memory.begin(&Job::ReadPower, world.now);
+    world.memory.nudged = true;
+    world.memory.finish(&Job::ReadPower, JobOutcome::Power(world.power()), world.now);
+    assert!(matches!(world.plan().step, Step::Act(Action::Job { job: Job::ReadPower, .. })));
+    world.memory.begin(&Job::ReadPower, world.now);
+    world.memory.finish(&Job::ReadPower, JobOutcome::Power(world.power()), world.now);
+    assert!(matches!(world.plan().step, Step::Rest(_)), "nothing else was wanted");
+}
+
+#[test]
 fn an_agent_that_has_just_registered_is_waited_for_however_long_the_last_one_is_gone() {
     let mut world = World::new();
     world.settle(|_| false);

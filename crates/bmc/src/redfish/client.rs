@@ -39,6 +39,8 @@ pub(crate) struct Root {
     pub(crate) systems: Box<str>,
     /// The collection of managers.
     pub(crate) managers: Option<Box<str>>,
+    /// Where events are subscribed to.
+    pub(crate) events: Option<Box<str>>,
     /// Whether collections can be had with their members.
     pub(crate) expand: bool,
 }
@@ -210,6 +212,16 @@ impl Client {
         Err(last.unwrap_or_else(|| BmcError::NotSupported { what: what.to_owned() }))
     }
 
+    /// Deletes a resource; one that is gone already is no error.
+    pub(crate) async fn delete(&self, link: &str, what: &str) -> Result<(), BmcError> {
+        let answer = self.send(&Request { method: Method::DELETE, link, body: None, etag: None }).await?;
+        match answer.status {
+            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(()),
+            _ if answer.ok() => Ok(()),
+            _ => Err(refusal(answer, &Method::DELETE, what)),
+        }
+    }
+
     /// Posts a body and does not wait for what it starts; a task that failed at once is an error.
     pub(crate) async fn start(&self, link: &str, body: &Value, what: &str) -> Result<(), BmcError> {
         let answer = self.send(&Request { method: Method::POST, link, body: Some(body), etag: None }).await?;
@@ -326,6 +338,7 @@ pub(crate) fn root_of(root: &Value) -> Root {
         sessions: sessions.map(Into::into),
         systems: json::link(root, "/Systems").unwrap_or_else(|| DEFAULT_SYSTEMS.into()).into(),
         managers: json::link(root, "/Managers").map(Into::into),
+        events: json::link(root, "/EventService").map(Into::into),
         expand: json::boolean(root, &format!("{expand}/NoLinks")) == Some(true),
     }
 }

@@ -9,6 +9,7 @@ mod adapters;
 mod boot;
 mod boot_options;
 mod client;
+mod events;
 pub(crate) mod http;
 pub(crate) mod identity;
 mod inspect;
@@ -37,7 +38,9 @@ use crate::error::BmcError;
 use crate::quirks::{Kind, SharedQuirks, Through};
 use crate::tls::SharedClient;
 use crate::turns::{Together, Urgency};
-use crate::types::{Bmc, BootMethod, BootTarget, ConnectOptions, PowerAction, PowerState, SystemFacts};
+use crate::types::{
+    Bmc, BootMethod, BootTarget, ConnectOptions, EventSink, PowerAction, PowerState, Subscribed, SystemFacts,
+};
 use client::{Client, Resource};
 use http::Http;
 pub(crate) use identity::{serial as real_serial, uuid as real_uuid};
@@ -72,6 +75,8 @@ struct Kept {
     slot: Option<Option<Arc<Slot>>>,
     /// Since when the power is known to be off.
     off_since: Option<Instant>,
+    /// What this process subscribed to.
+    subscribed: Option<EventSink>,
 }
 
 impl Redfish {
@@ -335,5 +340,10 @@ impl Bmc for Redfish {
             inspect::inspect(&self.client, &system, manager.as_ref()).await
         };
         self.desk().operation("the inspection", Urgency::Survey, read).await
+    }
+
+    async fn subscribe(&self, sink: &EventSink) -> Result<Subscribed, BmcError> {
+        let work = self.keep_subscribed(sink);
+        self.desk().operation("the subscription to events", Urgency::Survey, work).await
     }
 }

@@ -52,6 +52,8 @@ pub(crate) struct Face {
     /// Entries of the firmware's boot list.
     #[serde(default)]
     pub(crate) options: BTreeMap<String, BootOption>,
+    /// Its event service; `None`: there is none.
+    pub(crate) events: Option<Events>,
     pub(crate) etag: Etag,
     pub(crate) sessions: SessionRules,
     pub(crate) errors: Errors,
@@ -162,6 +164,20 @@ pub(crate) struct BootOption {
     name: String,
     path: String,
     boots: Boots,
+}
+
+/// How events are subscribed to.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Events {
+    #[serde(default = "yes")]
+    pub(crate) enabled: bool,
+    /// Kinds of events, in the old words.
+    #[serde(default)]
+    pub(crate) types: Vec<String>,
+    /// A subscription must name some.
+    #[serde(default)]
+    pub(crate) types_demanded: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

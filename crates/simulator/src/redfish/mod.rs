@@ -3,6 +3,7 @@
 //! One listener serves all of them: a connection's *local* address says which BMC it came to. Nothing but 127.0.0.0/8
 //! is answered, though the listener has to be bound to every address to have all of those.
 
+mod events;
 mod face;
 mod requests;
 mod resources;
@@ -26,16 +27,18 @@ use crate::server::Server;
 
 use crate::config::Family;
 
+pub(crate) use events::{Subscriptions, power_changed};
+pub(crate) use face::face;
 pub(crate) use session::Sessions;
 
 /// Path of the system at a BMC.
 pub(crate) fn system_path(family: Family) -> String {
-    face::face(family).path(resources::SYSTEM)
+    face(family).path(resources::SYSTEM)
 }
 
 /// Whether a BMC is told the URL of UEFI HTTP boot.
 pub(crate) fn has_http_boot_uri(family: Family) -> bool {
-    face::face(family).http_boot_uri
+    face(family).http_boot_uri
 }
 
 /// A handshake that takes longer is given up.

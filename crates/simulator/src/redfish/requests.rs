@@ -249,8 +249,10 @@ impl BootPatch {
 /// The body as it may be kept: without secrets.
 pub(crate) fn redacted(body: &[u8]) -> Value {
     let mut value = serde_json::from_slice(body).unwrap_or(Value::Null);
-    if let Some(password) = value.get_mut("Password") {
-        *password = Value::from("…");
+    for key in ["Password", "Context"] {
+        if let Some(secret) = value.get_mut(key) {
+            *secret = Value::from("…");
+        }
     }
     value
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::events::{self, Subscription};
 use super::face::{BootAt, Face};
 use crate::config::DiskKind;
 use crate::life::{Life, Phase, Power};
@@ -19,6 +20,7 @@ pub(crate) const MANAGER_RESET: &str = "/redfish/v1/Managers/1/Actions/Manager.R
 pub(crate) const MEDIA: &str = "/redfish/v1/Managers/1/VirtualMedia/Cd";
 pub(crate) const INSERT: &str = "/redfish/v1/Managers/1/VirtualMedia/Cd/Actions/VirtualMedia.InsertMedia";
 pub(crate) const EJECT: &str = "/redfish/v1/Managers/1/VirtualMedia/Cd/Actions/VirtualMedia.EjectMedia";
+pub(crate) const SUBSCRIPTIONS: &str = "/redfish/v1/EventService/Subscriptions";
 pub(crate) const SESSIONS: &str = "/redfish/v1/SessionService/Sessions";
 
 /// What the tree is a picture of.
@@ -29,6 +31,7 @@ pub(crate) struct View<'a> {
     /// Power as the BMC says it.
     pub(crate) power: Power,
     pub(crate) sessions: &'a [u64],
+    pub(crate) subscriptions: &'a [Subscription],
     pub(crate) now: String,
     pub(crate) asset_tag: &'a str,
     pub(crate) host_name: &'a str,
@@ -77,6 +80,16 @@ fn plain_get(view: &View<'_>, path: &str) -> Option<Value> {
             let id: u64 = id.parse().ok()?;
             view.sessions.contains(&id).then(|| session(view.spec, id))
         }
+        ["EventService"] => Some(events::service(view.face.events.as_ref()?, path)),
+        ["EventService", "Subscriptions"] => {
+            view.face.events.as_ref()?;
+            let ids = view.subscriptions.iter().map(|one| one.id.to_string());
+            Some(collection(path, "EventDestinationCollection.EventDestinationCollection", ids))
+        }
+        ["EventService", "Subscriptions", id] => {
+            let id: u64 = id.parse().ok()?;
+            view.subscriptions.iter().find(|one| one.id == id).map(|one| one.resource(path))
+        }
         ["UpdateService"] => Some(json!({
             "@odata.id": path, "@odata.type": "#UpdateService.v1_11_0.UpdateService", "Id": "UpdateService",
             "Name": "Update Service", "ServiceEnabled": false,
@@ -105,7 +118,7 @@ pub(crate) fn session(spec: &ServerSpec, id: u64) -> Value {
 }
 
 fn root(view: &View<'_>) -> Value {
-    json!({
+    let mut root = json!({
         "@odata.id": "/redfish/v1/", "@odata.type": "#ServiceRoot.v1_15_0.ServiceRoot",
         "Id": "RootService", "Name": "Root Service", "RedfishVersion": "1.17.0",
         "UUID": view.spec.uuid, "Vendor": ServerSpec::MANUFACTURER, "Product": "Simulated BMC",
@@ -117,7 +130,11 @@ fn root(view: &View<'_>) -> Value {
         "Chassis": link("/redfish/v1/Chassis"), "SessionService": link("/redfish/v1/SessionService"),
         "UpdateService": link("/redfish/v1/UpdateService"),
         "Links": {"Sessions": link(SESSIONS)},
-    })
+    });
+    if view.face.events.is_some() {
+        root["EventService"] = link("/redfish/v1/EventService");
+    }
+    root
 }
 
 fn system(view: &View<'_>, path: &str, rest: &[&str]) -> Option<Value> {
@@ -371,6 +388,7 @@ mod tests {
             life: &Life::default(),
             power: Power::Off,
             sessions: &[3],
+            subscriptions: &[],
             now: "2026-01-01T00:00:00Z".to_owned(),
             asset_tag: "",
             host_name: "",

@@ -15,9 +15,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Unreachable;
-use super::face::{Face, TagForm, face};
+use super::events::Subscriptions;
+use super::face::{Events, Face, TagForm, face};
 use super::requests::{self, Command, Refusal};
-use super::resources::{self, ROOT, SESSIONS, View};
+use super::resources::{self, ROOT, SESSIONS, SUBSCRIPTIONS, View};
 use super::session;
 use crate::fault::BmcFault;
 use crate::journal::JournalEvent;
@@ -206,6 +207,18 @@ fn respond(server: &Arc<Server>, method: &Method, path: &str, headers: &HeaderMa
         return if gone { empty(StatusCode::NO_CONTENT) } else { refused(words, &no_resource(path)) };
     }
     inner.counters.writes += 1;
+    if let Some(rest) = path.strip_prefix(SUBSCRIPTIONS)
+        && let Some(rules) = words.events.as_ref().filter(|rules| rules.enabled)
+    {
+        let answer = subscription(words, &mut inner.subscriptions, rules, method, rest, body);
+        inner.journal.push(JournalEvent::Write {
+            method: method.to_string(),
+            path: path.to_owned(),
+            body: requests::redacted(body),
+            status: answer.status().as_u16(),
+        });
+        return answer;
+    }
     let plain = words.plain_path(path).ok_or_else(|| no_resource(path));
     let outcome = precondition(server, &inner, method, path, headers)
         .and(plain)
@@ -222,6 +235,36 @@ fn respond(server: &Arc<Server>, method: &Method, path: &str, headers: &HeaderMa
         status: answer.status().as_u16(),
     });
     answer
+}
+
+/// Makes or ends a subscription; `rest` is what of the path comes after the collection.
+fn subscription(
+    words: &Face,
+    all: &mut Subscriptions,
+    rules: &Events,
+    method: &Method,
+    rest: &str,
+    body: &Bytes,
+) -> Answer {
+    let id = rest.strip_prefix('/').and_then(|id| id.parse().ok());
+    match (method, id) {
+        (&Method::POST, None) if rest.is_empty() => match all.make(rules, body) {
+            Ok(id) => {
+                let mut answer = empty(StatusCode::CREATED);
+                if let Ok(location) = HeaderValue::from_str(&format!("{SUBSCRIPTIONS}/{id}")) {
+                    answer.headers_mut().insert(header::LOCATION, location);
+                }
+                answer
+            }
+            Err(refusal) => refused(words, &refusal),
+        },
+        (&Method::DELETE, Some(id)) if all.end(id) => done(words),
+        (&Method::DELETE, _) => refused(words, &no_resource(rest)),
+        _ => refused(
+            words,
+            &Refusal::new(405, "OperationNotAllowed", format!("{method} is not allowed here.")),
+        ),
+    }
 }
 
 fn execute(server: &Arc<Server>, inner: &mut Inner, command: Command) -> Result<(), Refusal> {
@@ -316,6 +359,7 @@ fn look(server: &Server, inner: &Inner, path: &str) -> Option<Value> {
         life: &inner.life,
         power: inner.reported_power(Instant::now()),
         sessions: &sessions,
+        subscriptions: inner.subscriptions.all(),
         now: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         asset_tag: &inner.asset_tag,
         host_name: &inner.os.hostname,

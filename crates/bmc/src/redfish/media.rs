@@ -40,8 +40,42 @@ pub(crate) fn eject_action(resource: &Value) -> Option<String> {
 
 /// In which order to look at the members of a virtual media collection: those named like a CD first.
 pub(crate) fn order(mut members: Vec<json::Member>) -> Vec<json::Member> {
-    members.sort_by_key(|member| !named_like_cd(&member.path));
+    members.sort_by_key(|member| (is_of_console(&member.path), !named_like_cd(&member.path)));
     members
+}
+
+/// Slots of Lenovo's remote console: they look like the others and take nothing by Redfish (XClarity Controller REST API
+/// guide, "Insert/Eject a virtual media").
+fn is_of_console(path: &str) -> bool {
+    let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    ["Remote", "RDOC"].iter().any(|word| name.strip_prefix(word).is_some_and(is_number))
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// How the BMC reads the image (`TransferMethod`, DSP2046): piece by piece, or as a whole before it is inserted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transfer {
+    /// It does not say what it can.
+    Unsaid,
+    Stream,
+    Upload,
+}
+
+impl Transfer {
+    /// What a slot's insert action lists; piece by piece where it can.
+    pub(crate) fn of(resource: &Value) -> Self {
+        let list = "/Actions/#VirtualMedia.InsertMedia/TransferMethod@Redfish.AllowableValues";
+        let listed = json::strings(resource, list).unwrap_or_default();
+        let lists = |method: &str| listed.iter().any(|it| it == method);
+        match (lists("Stream"), lists("Upload")) {
+            (true, _) => Self::Stream,
+            (false, true) => Self::Upload,
+            (false, false) => Self::Unsaid,
+        }
+    }
 }
 
 fn named_like_cd(path: &str) -> bool {
@@ -79,11 +113,16 @@ pub(crate) fn is_connected(resource: &Value) -> bool {
 }
 
 /// Bodies for inserting an image by the action: the first that is not refused as a bad request.
-pub(crate) fn insert_bodies(url: &str) -> Vec<Value> {
+pub(crate) fn insert_bodies(url: &str, transfer: Transfer) -> Vec<Value> {
     let mut bodies = vec![json!({"Image": url, "Inserted": true, "WriteProtected": true})];
+    let method = if transfer == Transfer::Upload { "Upload" } else { "Stream" };
+    if transfer == Transfer::Upload {
+        // It cannot do what it would take for granted.
+        bodies[0]["TransferMethod"] = method.into();
+    }
     if let Some(protocol) = protocol(url) {
         bodies.push(json!({"Image": url, "Inserted": true, "WriteProtected": true,
-            "TransferProtocolType": protocol, "TransferMethod": "Stream"}));
+            "TransferProtocolType": protocol, "TransferMethod": method}));
     }
     bodies.push(json!({ "Image": url }));
     bodies
@@ -180,6 +219,16 @@ mod tests {
             ordered.iter().map(|m| m.path.as_str()).collect::<Vec<_>>(),
             ["/vm/CD/", "/vm/RemovableDisk", "/vm/1"]
         );
+        let ordered = order(vec![
+            member("/vm/Remote1"),
+            member("/vm/RDOC2"),
+            member("/vm/EXT1"),
+            member("/vm/RemoteCD"),
+        ]);
+        assert_eq!(
+            ordered.iter().map(|m| m.path.as_str()).collect::<Vec<_>>(),
+            ["/vm/RemoteCD", "/vm/EXT1", "/vm/Remote1", "/vm/RDOC2"]
+        );
     }
 
     #[test]
@@ -209,17 +258,33 @@ mod tests {
             assert_eq!(it.as_ref().map(|(user, password)| (user.as_str(), password.as_str())), login);
         }
         let login = ("u".to_owned(), "p".to_owned());
-        let bodies = with_login(insert_bodies("https://x/y"), Some(&login));
+        let bodies = with_login(insert_bodies("https://x/y", Transfer::Unsaid), Some(&login));
         assert!(bodies.iter().all(|body| body["UserName"] == "u" && body["Password"] == "p"));
-        assert_eq!(with_login(insert_bodies("https://x/y"), None), insert_bodies("https://x/y"));
+        let plain = insert_bodies("https://x/y", Transfer::Unsaid);
+        assert_eq!(with_login(plain.clone(), None), plain);
     }
 
     #[test]
     fn bodies() {
-        let bodies = insert_bodies("https://x/y.iso");
+        let bodies = insert_bodies("https://x/y.iso", Transfer::Unsaid);
         assert_eq!(bodies.len(), 3);
         assert_eq!(bodies[1]["TransferProtocolType"], "HTTPS");
         assert_eq!(bodies[2], json!({"Image": "https://x/y.iso"}));
-        assert_eq!(insert_bodies("//srv/share").len(), 2);
+        assert_eq!(insert_bodies("//srv/share", Transfer::Unsaid).len(), 2);
+        assert_eq!((bodies[0].get("TransferMethod"), &bodies[1]["TransferMethod"]), (None, &json!("Stream")));
+        let whole = insert_bodies("https://x/y.iso", Transfer::Upload);
+        assert!(whole[..2].iter().all(|body| body["TransferMethod"] == "Upload"));
+    }
+
+    #[test]
+    fn how_the_image_is_read() {
+        let of = |listed: Value| {
+            let action = json!({"target": "/i", "TransferMethod@Redfish.AllowableValues": listed});
+            Transfer::of(&json!({"Actions": {"#VirtualMedia.InsertMedia": action}}))
+        };
+        assert_eq!(of(json!(["Stream", "Upload"])), Transfer::Stream);
+        assert_eq!(of(json!(["Upload"])), Transfer::Upload);
+        assert_eq!(of(json!("odd")), Transfer::Unsaid);
+        assert_eq!(Transfer::of(&json!({})), Transfer::Unsaid);
     }
 }

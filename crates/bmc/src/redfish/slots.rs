@@ -15,6 +15,8 @@ use crate::quirks::InsertBy;
 
 /// Between two looks at a slot that changes.
 const POLL: Duration = Duration::from_millis(500);
+/// Until a medium is seen in its slot that the BMC copies as a whole first.
+const WHOLE: Duration = Duration::from_secs(100);
 
 impl Redfish {
     /// The slot that takes a CD; looked for once.
@@ -95,16 +97,21 @@ impl Redfish {
             Content::Empty | Content::Unknown => resource,
         };
         let what = "inserting virtual media";
+        let transfer = media::Transfer::of(&resource.json);
         let manner = &self.client.kind.active().manner;
         let bodies =
             |bodies| manner.insert_bodies(media::with_login(bodies, login.as_ref()), media::protocol(url));
         match media::insert_action(&resource.json).as_ref().or(slot.insert.as_ref()) {
             Some(action) if manner.insert_by != Some(InsertBy::Patch) => {
-                self.client.post(action, &bodies(media::insert_bodies(url)), what).await?;
+                self.client.post(action, &bodies(media::insert_bodies(url, transfer)), what).await?;
             }
             _ => self.client.patch(&resource, &bodies(media::insert_patches(url)), what).await?,
         }
-        self.see(&slot, "not shown as inserted", |content| *content != Content::Empty).await?;
+        let limit = match transfer {
+            media::Transfer::Upload => self.client.http.desk.limits.media.max(WHOLE),
+            _ => self.client.http.desk.limits.media,
+        };
+        self.see(&slot, "not shown as inserted", limit, |content| *content != Content::Empty).await?;
         sleep(manner.settle).await;
         Ok(())
     }
@@ -126,7 +133,8 @@ impl Redfish {
             Some(action) => self.client.post(action, &[serde_json::json!({})], what).await?,
             None => self.client.patch(resource, &media::eject_patches(), what).await?,
         }
-        self.see(slot, "still shown as inserted", |content| {
+        let limit = self.client.http.desk.limits.media;
+        self.see(slot, "still shown as inserted", limit, |content| {
             matches!(content, Content::Empty | Content::Unknown)
         })
         .await
@@ -137,9 +145,9 @@ impl Redfish {
         &self,
         slot: &Slot,
         otherwise: &str,
+        limit: Duration,
         wanted: impl Fn(&Content) -> bool,
     ) -> Result<(), BmcError> {
-        let limit = self.client.http.desk.limits.media;
         let deadline = Instant::now() + limit;
         loop {
             let resource = self.client.get(&slot.path).await?;

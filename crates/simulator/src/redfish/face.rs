@@ -44,6 +44,8 @@ pub(crate) struct Face {
     /// How media are changed.
     #[serde(default)]
     pub(crate) media_by: MediaBy,
+    /// The one way of reading images that it has (`TransferMethod`), which has to be named; `None`: piece by piece.
+    pub(crate) transfer: Option<String>,
     /// Where the reset types are listed.
     #[serde(default)]
     pub(crate) reset_info: ResetInfo,
@@ -419,6 +421,10 @@ impl Face {
 
     /// Which actions of the slot are shown.
     pub(crate) fn media_actions(&self, mut actions: Value, inserted: bool) -> Option<Value> {
+        if let Some(transfer) = &self.transfer {
+            let list = "TransferMethod@Redfish.AllowableValues";
+            actions["#VirtualMedia.InsertMedia"][list] = json!([transfer]);
+        }
         match self.media_by {
             MediaBy::Both => {}
             MediaBy::Patch => return None,

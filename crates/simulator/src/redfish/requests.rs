@@ -92,13 +92,13 @@ pub(crate) fn parse(face: &'static Face, method: &str, path: &str, body: &[u8]) 
         }
         MANAGER_RESET => Ok(Command::ResetManager),
         EJECT => Ok(Command::Eject),
-        INSERT => insert(&body),
+        INSERT => insert(face, &body),
         _ if body.get("Image").is_some_and(Value::is_null)
             || body.get("Inserted") == Some(&Value::Bool(false)) =>
         {
             Ok(Command::Eject)
         }
-        _ => insert(&body),
+        _ => insert(face, &body),
     }
 }
 
@@ -182,7 +182,12 @@ fn boot_patch(face: &'static Face, boot: &Map<String, Value>) -> Result<BootPatc
     Ok(patch)
 }
 
-fn insert(body: &Map<String, Value>) -> Result<Command, Refusal> {
+fn insert(face: &Face, body: &Map<String, Value>) -> Result<Command, Refusal> {
+    if let Some(wanted) = &face.transfer
+        && required::<String>(body, "TransferMethod")? != *wanted
+    {
+        return Err(Refusal::value("TransferMethod", &body["TransferMethod"]));
+    }
     let image: String = required(body, "Image")?;
     if !image.starts_with("http://") && !image.starts_with("https://") {
         return Err(Refusal::value("Image", &Value::String(image)));

@@ -268,6 +268,8 @@ pub struct MediaSlot {
     pub chosen: bool,
     /// Whether something is in it.
     pub occupied: bool,
+    /// Whether it takes images as a whole only, copied before they are inserted.
+    pub whole_only: bool,
 }
 
 /// What the provider would send for something.

@@ -121,6 +121,7 @@ impl Redfish {
                         media::content(&resource.json),
                         media::Content::Image(_) | media::Content::Unnamed
                     ),
+                    whole_only: media::Transfer::of(&resource.json) == media::Transfer::Upload,
                     path: member.path,
                 });
             }

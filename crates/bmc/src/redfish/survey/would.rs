@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::{Survey, Would};
 use crate::quirks::{InsertBy, Manner};
 use crate::redfish::client::Resource;
+use crate::redfish::media::Transfer;
 use crate::redfish::{boot, boot_options, media, power};
 use crate::types::{BootMethod, BootTarget, PowerAction, PowerState};
 
@@ -36,7 +37,8 @@ pub(super) fn would(system: &Resource, survey: &Survey, manner: Manner) -> Vec<W
         {
             let by =
                 if manner.insert_by == Some(InsertBy::Patch) { "PATCH" } else { "its action, else PATCH" };
-            let bodies = manner.insert_bodies(media::insert_bodies(URL), media::protocol(URL));
+            let transfer = if slot.whole_only { Transfer::Upload } else { Transfer::Unsaid };
+            let bodies = manner.insert_bodies(media::insert_bodies(URL, transfer), media::protocol(URL));
             let keys = bodies.first().map(keys).unwrap_or_default();
             say("insert virtual media", format!("{} by {by}, with {keys}", slot.path));
         }

@@ -129,6 +129,7 @@ fuzz: tools ## Feed the decoders malformed input, FUZZ_CASES=1000000 each (hours
 	$(call stage,DHCP and TFTP of the provider,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric --lib harms_the_provider)
 	$(call stage,what networks say to the agent,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric-agent --bins harms_the_agent)
 	$(call stage,what BMCs say over IPMI,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric-bmc --lib harms_the_ipmi_driver)
+	$(call stage,what BMCs say over Redfish and captures of it,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric-bmc --lib harms_the_redfish_driver)
 	$(call stage,quirk rules and redaction,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric-bmc --lib properties)
 
 .PHONY: clean

@@ -10,6 +10,8 @@ mod boot;
 mod boot_options;
 mod client;
 mod events;
+#[cfg(test)]
+mod fuzz_tests;
 pub(crate) mod http;
 pub(crate) mod identity;
 mod inspect;

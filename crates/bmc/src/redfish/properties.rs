@@ -127,38 +127,43 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
+/// All that the driver makes of a document, beside another one.
+pub(super) fn decode(value: &Value, second: &Value, status: u16) {
+    let _ = (facts(value, Some(second)), boot::methods(value, true));
+    for target in [
+        BootTarget::Disk,
+        BootTarget::Network,
+        BootTarget::UefiHttp { url: "http://x".into() },
+        BootTarget::VirtualMedia { url: "http://x".into() },
+        BootTarget::NetworkAlways,
+        BootTarget::UefiHttpAlways { url: "http://x".into() },
+        BootTarget::LiveMedia { url: "http://x".into() },
+    ] {
+        if let Some((alias, by)) = boot_options::wanted(&target, value) {
+            let _ = (boot_options::is(second, alias), boot_options::once(second, by));
+        }
+        let _ = boot::patch(&target, value, &Manner::default());
+    }
+    let _ = (boot::settings(value), boot::takes_override(value));
+    let _ = (media::slot("/x", value), media::content(value), media::is_connected(value));
+    let _ = media::order(json::members(value, "/Members"));
+    let _ = (json::message(value), json::has_message(value, &["X"]));
+    let _ = task::outcome(reqwest::StatusCode::from_u16(status).unwrap(), value);
+    let _ = super::client::root_of(value);
+    if let Some(action) = power::reset_action(value) {
+        assert!(!action.target.is_empty());
+    }
+    let _ = power::allowed_of_info(value, "ResetType");
+    adapters::of(value);
+    inspect::of(value, Some(second), &[value.clone(), second.clone()]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(crate::cases::cases(2000)) })]
 
     #[test]
     fn nothing_panics(value in any_json(), second in any_json(), status in 200u16..600) {
-        let _ = (facts(&value, Some(&second)), boot::methods(&value, true));
-        for target in [
-            BootTarget::Disk,
-            BootTarget::Network,
-            BootTarget::UefiHttp { url: "http://x".into() },
-            BootTarget::VirtualMedia { url: "http://x".into() },
-            BootTarget::NetworkAlways,
-            BootTarget::UefiHttpAlways { url: "http://x".into() },
-            BootTarget::LiveMedia { url: "http://x".into() },
-        ] {
-            if let Some((alias, by)) = boot_options::wanted(&target, &value) {
-                let _ = (boot_options::is(&second, alias), boot_options::once(&second, by));
-            }
-            let _ = boot::patch(&target, &value, &Manner::default());
-        }
-        let _ = (boot::settings(&value), boot::takes_override(&value));
-        let _ = (media::slot("/x", &value), media::content(&value), media::is_connected(&value));
-        let _ = media::order(json::members(&value, "/Members"));
-        let _ = (json::message(&value), json::has_message(&value, &["X"]));
-        let _ = task::outcome(reqwest::StatusCode::from_u16(status).unwrap(), &value);
-        let _ = super::client::root_of(&value);
-        if let Some(action) = power::reset_action(&value) {
-            prop_assert!(!action.target.is_empty());
-        }
-        let _ = power::allowed_of_info(&value, "ResetType");
-        adapters::of(&value);
-        inspect::of(&value, Some(&second), &[value.clone(), second.clone()]);
+        decode(&value, &second, status);
     }
 
     #[test]

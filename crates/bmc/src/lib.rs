@@ -28,6 +28,7 @@ mod wol;
 pub use capture::{Capture, CapturedAnswer};
 pub use counters::{Counters, CountersSnapshot};
 pub use error::BmcError;
+pub use ipmi::in_band;
 #[cfg(feature = "ipmi-server")]
 pub use ipmi::server as ipmi_server;
 pub use ipmi::{Console, ConsoleInput, open_console};
@@ -40,6 +41,6 @@ pub use redfish::{
 };
 pub use tls::certificate_fingerprint;
 pub use types::{
-    Bmc, BootMethod, BootTarget, ConnectOptions, Credentials, EventSink, PowerAction, PowerState, Subscribed,
-    SystemFacts,
+    Bmc, BootMethod, BootTarget, ConnectOptions, Credentials, EventSink, ManagerFacts, PowerAction,
+    PowerState, Subscribed, SystemFacts,
 };

@@ -1,6 +1,7 @@
 //! What every driver speaks: power, boot, facts, and how to reach a BMC.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use async_trait::async_trait;
 use ferric_api::host::BootMode;
@@ -149,6 +150,21 @@ pub enum Subscribed {
     Made,
 }
 
+/// What a BMC says of itself, to be compared with what its server hears from it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ManagerFacts {
+    /// MAC addresses of its network ports.
+    pub macs: Vec<MacAddress>,
+    /// Its addresses, but for those of one link.
+    pub addresses: Vec<IpAddr>,
+    /// System GUID in the bytes of IPMI (Get System GUID, 22.14), whose order differs from BMC to BMC.
+    pub system_guid: Option<[u8; 16]>,
+    /// Serial numbers of its server besides [`SystemFacts::serial_number`].
+    pub serial_numbers: Vec<String>,
+    /// It manages several systems, as that of a chassis does: its network is not that of the one system.
+    pub shared: bool,
+}
+
 /// A BMC and the one server behind it.
 #[async_trait]
 pub trait Bmc: Send + Sync {
@@ -178,6 +194,11 @@ pub trait Bmc: Send + Sync {
     async fn subscribe(&self, sink: &EventSink) -> Result<Subscribed, BmcError> {
         let _ = sink;
         Ok(Subscribed::NotOffered)
+    }
+
+    /// Reads what the BMC says of itself. What it does not say is left out; without a BMC of the server's own, all.
+    async fn manager_facts(&self) -> Result<ManagerFacts, BmcError> {
+        Ok(ManagerFacts::default())
     }
 }
 

@@ -33,6 +33,8 @@ struct Expected {
     system: &'static str,
     slot: (&'static str, bool),
     media_target: &'static str,
+    /// MAC addresses and address of the BMC itself.
+    manager: (&'static [&'static str], &'static str),
 }
 
 async fn check(expected: Expected) {
@@ -70,6 +72,15 @@ async fn check(expected: Expected) {
     let (kind, size, model, serial) = expected.disk;
     let disk = found.storage.iter().find(|disk| disk.serial_number == serial).unwrap();
     assert_eq!((disk.disk_type.as_str(), disk.size_bytes, disk.model.as_str()), (kind, size, model));
+
+    let manager = bmc.manager_facts().await.unwrap();
+    let asked = fake.take_log();
+    assert!(asked.len() <= 7, "{asked:#?}");
+    let macs: Vec<String> = manager.macs.iter().map(ToString::to_string).collect();
+    let addresses: Vec<String> = manager.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(macs, expected.manager.0);
+    assert_eq!(addresses, [expected.manager.1]);
+    assert!(!manager.shared && manager.system_guid.is_none());
 
     // Without its list of interfaces the cards in the chassis are found.
     let links = fake.resource(expected.system)["EthernetInterfaces"].clone();
@@ -198,6 +209,7 @@ async fn dell() {
         system: "/redfish/v1/Systems/System.Embedded.1",
         slot: ("/redfish/v1/Systems/System.Embedded.1/VirtualMedia/1", true),
         media_target: "Cd",
+        manager: (&["b0:7b:25:d6:51:82"], "192.168.247.199"),
     })
     .await;
 }
@@ -224,6 +236,7 @@ async fn hpe() {
         system: "/redfish/v1/Systems/1",
         slot: ("/redfish/v1/Managers/1/VirtualMedia/2", true),
         media_target: "Cd",
+        manager: (&["5c:ed:8c:34:c2:94", "5c:ed:8c:34:c2:95"], "192.168.198.84"),
     })
     .await;
 }
@@ -247,6 +260,7 @@ async fn lenovo() {
         system: "/redfish/v1/Systems/1",
         slot: ("/redfish/v1/Systems/1/VirtualMedia/EXT1", false),
         media_target: "Cd",
+        manager: (&["08:8f:c3:a5:8a:6f", "08:8f:c3:a5:8a:70"], "192.168.155.147"),
     })
     .await;
 }
@@ -270,6 +284,7 @@ async fn supermicro() {
         system: "/redfish/v1/Systems/1",
         slot: ("/redfish/v1/Managers/1/VirtualMedia/VirtualMedia1", true),
         media_target: "UsbCd",
+        manager: (&["7c:c2:55:50:a8:ff"], "192.168.133.92"),
     })
     .await;
 }

@@ -117,6 +117,26 @@ async fn inventory_and_health() {
     }
 }
 
+#[tokio::test]
+async fn what_it_says_of_itself() {
+    if !available() {
+        return;
+    }
+    let sim = Sim::start();
+    let pool = BmcPool::default();
+    let bmc = pool.get("host", &sim.options()).unwrap();
+    let facts = bmc.manager_facts().await.unwrap();
+    assert_eq!(facts.macs, ["52:54:00:99:00:01".parse().unwrap()]);
+    assert_eq!(facts.addresses, ["10.1.0.7".parse::<std::net::IpAddr>().unwrap()]);
+    let guid = facts.system_guid.unwrap().map(|byte| format!("{byte:02x}")).concat();
+    assert_eq!(guid, "f2e1d0cfbead9cb08a476f5e4a3b2c1d", "in the bytes of IPMI");
+    assert_eq!((facts.serial_numbers, facts.shared), (vec!["S1234567".to_owned()], false));
+    // As another client reads them.
+    assert_eq!(sim.ipmitool("raw 0x0c 2 1 5 0 0").trim(), "11 52 54 00 99 00 01");
+    assert_eq!(sim.ipmitool("raw 0x0c 2 1 3 0 0").trim(), "11 0a 01 00 07");
+    pool.close().await;
+}
+
 /// pyghmi's server is the IPMI of VirtualBMC.
 #[tokio::test]
 async fn a_life_with_the_server_of_virtualbmc() {

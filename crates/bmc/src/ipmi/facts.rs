@@ -9,10 +9,11 @@ use super::Ipmi;
 use super::commands::chassis;
 use super::commands::device::{self, Device};
 use super::commands::fru::{self, Inventory};
+use super::commands::lan;
 use super::commands::sensors::{self, Health};
 use crate::error::BmcError;
 use crate::redfish::identity;
-use crate::types::{BootMethod, SystemFacts};
+use crate::types::{BootMethod, ManagerFacts, SystemFacts};
 
 /// Bytes of the FRU inventory that are read at once first, and at least.
 const FRU_STEP: usize = 32;
@@ -65,7 +66,7 @@ impl Ipmi {
         let info = self.fact("the size of the FRU inventory", fru::get_area()).await?;
         let Some(area) = info.as_deref().and_then(fru::area) else { return nothing };
         let header = self.fru_bytes(area, 0, fru::HEADER).await?;
-        let Some([board, product]) = fru::areas(&header) else { return nothing };
+        let Some([_, board, product]) = fru::areas(&header) else { return nothing };
         let (mut contents, mut whole) = ([Vec::new(), Vec::new()], true);
         for (at, content) in [board, product].into_iter().zip(&mut contents) {
             let Some(at) = at else { continue };
@@ -177,6 +178,21 @@ impl Ipmi {
             boot_methods: vec![BootMethod::Network],
             macs: Vec::new(),
             health: Some(self.health(status).await.name().to_owned()),
+        })
+    }
+
+    /// What the BMC says of itself: of the channel that it is spoken to by, and of its server.
+    pub(super) async fn read_manager(&self) -> Result<ManagerFacts, BmcError> {
+        let mac = self.fact("its MAC address", lan::get(lan::THIS_CHANNEL, lan::MAC)).await?;
+        let ip = self.fact("its address", lan::get(lan::THIS_CHANNEL, lan::ADDRESS)).await?;
+        let guid = self.fact("the system GUID", device::get_guid()).await?;
+        let serial = identity::serial(&self.inventory().await?.serial);
+        Ok(ManagerFacts {
+            macs: mac.as_deref().and_then(lan::mac).into_iter().collect(),
+            addresses: ip.as_deref().and_then(lan::address).map(Into::into).into_iter().collect(),
+            system_guid: guid.as_deref().and_then(|guid| guid.first_chunk().copied()),
+            serial_numbers: serial.into_iter().collect(),
+            shared: false,
         })
     }
 

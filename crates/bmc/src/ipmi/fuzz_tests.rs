@@ -2,7 +2,8 @@
 //! bounded time. `FERRIC_FUZZ_CASES` says how many inputs each decoder gets; the default is a short replay.
 #![allow(clippy::unwrap_used)]
 
-use super::commands::{boot, chassis, device, fru, sensors};
+use super::commands::{boot, chassis, device, fru, lan, sensors};
+use super::in_band;
 use super::keys::UserKey;
 use super::keys::tests::{keys, recorded};
 use super::machine::{Config, Machine, Privilege, Repeat, Request, Timing};
@@ -122,10 +123,12 @@ fn no_answer_harms_the_ipmi_driver() {
             let _ = (fru::part(area, data), fru::read(area, data.len(), 32));
         }
         if let Some(parts) = fru::areas(data) {
-            let [board, product] = parts.map(|at| at.and_then(|at| data.get(at..)).unwrap_or_default());
+            let [_, board, product] = parts.map(|at| at.and_then(|at| data.get(at..)).unwrap_or_default());
             let found = fru::inventory(board, product);
             assert!(found.product.chars().count() <= 96);
         }
         let _ = fru::inventory(data, data);
+        let _ = (lan::mac(data), lan::address(data), in_band::device(data));
+        assert!(in_band::fru(data).chassis_serial.chars().count() <= 96);
     });
 }

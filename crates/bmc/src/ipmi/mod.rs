@@ -8,6 +8,7 @@ mod commands;
 mod facts;
 #[cfg(test)]
 mod fuzz_tests;
+pub mod in_band;
 mod keys;
 mod link;
 mod machine;
@@ -36,7 +37,9 @@ use crate::desk::{self, Desk};
 use crate::error::BmcError;
 use crate::tls::sha256_of;
 use crate::turns::{Together, Urgency};
-use crate::types::{Bmc, BootTarget, ConnectOptions, Credentials, PowerAction, PowerState, SystemFacts};
+use crate::types::{
+    Bmc, BootTarget, ConnectOptions, Credentials, ManagerFacts, PowerAction, PowerState, SystemFacts,
+};
 use commands::boot::{self, Flags};
 use commands::chassis::{self, Control};
 use commands::device::Device;
@@ -351,5 +354,9 @@ impl Bmc for Ipmi {
 
     async fn inspect(&self) -> Result<HardwareDetails, BmcError> {
         self.operation("the inspection", Urgency::Survey, self.read_hardware()).await
+    }
+
+    async fn manager_facts(&self) -> Result<ManagerFacts, BmcError> {
+        self.operation("what the BMC says of itself", Urgency::Survey, self.read_manager()).await
     }
 }

@@ -16,6 +16,7 @@ pub(crate) mod http;
 pub(crate) mod identity;
 mod inspect;
 mod json;
+mod manager;
 mod media;
 mod power;
 #[cfg(test)]
@@ -41,7 +42,8 @@ use crate::quirks::{Kind, SharedQuirks, Through};
 use crate::tls::SharedClient;
 use crate::turns::{Together, Urgency};
 use crate::types::{
-    Bmc, BootMethod, BootTarget, ConnectOptions, EventSink, PowerAction, PowerState, Subscribed, SystemFacts,
+    Bmc, BootMethod, BootTarget, ConnectOptions, EventSink, ManagerFacts, PowerAction, PowerState,
+    Subscribed, SystemFacts,
 };
 use client::{Client, Resource};
 use http::Http;
@@ -347,5 +349,18 @@ impl Bmc for Redfish {
     async fn subscribe(&self, sink: &EventSink) -> Result<Subscribed, BmcError> {
         let work = self.keep_subscribed(sink);
         self.desk().operation("the subscription to events", Urgency::Survey, work).await
+    }
+
+    async fn manager_facts(&self) -> Result<ManagerFacts, BmcError> {
+        let read = async {
+            let system = self.system().await?.json;
+            let Some(manager) = self.manager(&system).await? else {
+                return Ok(ManagerFacts::default());
+            };
+            let reader = inspect::Reader::new(&self.client).await?;
+            let ports = reader.collection(&manager.json, "/EthernetInterfaces").await?;
+            Ok(manager::facts(&manager.json, &ports))
+        };
+        self.desk().operation("what the BMC says of itself", Urgency::Survey, read).await
     }
 }

@@ -217,6 +217,7 @@ fn write_files(folder: &Path, address: SocketAddr, temperature: u8, serial: Opti
          allowed_auths_operator none md2 md5 straight\n\
          allowed_auths_admin none md2 md5 straight\n\
          guid f2e1d0cfbead9cb08a476f5e4a3b2c1d\n\
+         lan_config_program \"{shown}/lan eth0\"\n\
          endlan\n\
          {serial}\
          chassis_control \"{shown}/chassis 0x20\"\n\
@@ -249,6 +250,18 @@ fn write_files(folder: &Path, address: SocketAddr, temperature: u8, serial: Opti
            while [ $# -gt 0 ]; do echo \"$2\" > \"$1\"; shift 2 || shift; done\n\
          fi\n"
     );
+    let network = "#!/bin/sh\n\
+         shift; operation=$1; shift; [ $operation = get ] || exit 0\n\
+         for name in \"$@\"; do\n\
+           case $name in\n\
+             ip_addr) echo ip_addr:10.1.0.7 ;;\n\
+             ip_addr_src) echo ip_addr_src:static ;;\n\
+             mac_addr) echo mac_addr:52:54:00:99:00:01 ;;\n\
+             *) echo $name:0.0.0.0 ;;\n\
+           esac\n\
+         done\n";
+    std::fs::write(folder.join("lan"), network).unwrap();
+    std::fs::set_permissions(folder.join("lan"), std::fs::Permissions::from_mode(0o755)).unwrap();
     std::fs::create_dir(folder.join("state")).unwrap();
     std::fs::write(folder.join("lan.conf"), lan).unwrap();
     std::fs::write(folder.join("emu"), emulation).unwrap();

@@ -13,6 +13,8 @@ pub(crate) const HEADER: usize = 8;
 const UNIT: usize = 8;
 /// Ends the fields of an area (FRU, 10 to 12).
 const END: u8 = 0xC1;
+/// A language code (FRU, 15): English.
+const ENGLISH: u8 = 0;
 /// Longest text that is kept, in characters.
 const LONGEST: usize = 96;
 
@@ -56,15 +58,15 @@ pub(crate) fn part(area: Area, data: &[u8]) -> Option<&[u8]> {
     Some(&bytes[..count.min(bytes.len())])
 }
 
-/// Where board and product area begin (FRU, 8), in bytes; `None` where the header is none.
-pub(crate) fn areas(header: &[u8]) -> Option<[Option<usize>; 2]> {
-    let &[version, _, _, board, product, ..] = header.first_chunk::<HEADER>()?;
+/// Where chassis, board and product area begin (FRU, 8), in bytes; `None` where the header is none.
+pub(crate) fn areas(header: &[u8]) -> Option<[Option<usize>; 3]> {
+    let &[version, _, chassis, board, product, ..] = header.first_chunk::<HEADER>()?;
     if version & 0x0F != VERSION
         || header[..HEADER].iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)) != 0
     {
         return None;
     }
-    Some([board, product].map(|at| (at != 0).then(|| usize::from(at) * UNIT)))
+    Some([chassis, board, product].map(|at| (at != 0).then(|| usize::from(at) * UNIT)))
 }
 
 /// The length of an area in bytes, from its first two bytes.
@@ -98,9 +100,32 @@ pub(crate) fn inventory(board: &[u8], product: &[u8]) -> Inventory {
     Inventory { manufacturer: either(0), product: either(1), serial: field(&product, 4) }
 }
 
-/// The first fields of an area that has so many bytes before them.
+/// The areas of an inventory that was read whole: chassis, board and product. One that is not there, or not to its end, is
+/// empty.
+pub(crate) fn split(image: &[u8]) -> [&[u8]; 3] {
+    let area = |at: usize| {
+        let rest = image.get(at..)?;
+        rest.get(..length(rest)?)
+    };
+    areas(image).unwrap_or_default().map(|at| at.and_then(area).unwrap_or_default())
+}
+
+/// The serial number of the chassis (FRU, 10: a byte of type after the length, no language; part number, serial number).
+pub(crate) fn chassis_serial(chassis: &[u8]) -> String {
+    fields_in(ENGLISH, chassis, 3, 2).get(1).cloned().unwrap_or_default()
+}
+
+/// The serial number of the board (FRU, 11: maker, name, serial number).
+pub(crate) fn board_serial(board: &[u8]) -> String {
+    fields(board, 6, 3).get(2).cloned().unwrap_or_default()
+}
+
+/// The first fields of an area that has so many bytes before them, among them its language.
 fn fields(area: &[u8], skip: usize, most: usize) -> Vec<String> {
-    let language = area.get(2).copied().unwrap_or_default();
+    fields_in(area.get(2).copied().unwrap_or(ENGLISH), area, skip, most)
+}
+
+fn fields_in(language: u8, area: &[u8], skip: usize, most: usize) -> Vec<String> {
     let mut rest = area.get(skip..).unwrap_or_default();
     let mut found = Vec::new();
     while let Some((&head, after)) = rest.split_first() {
@@ -188,7 +213,9 @@ pub(crate) mod tests {
     #[test]
     fn an_inventory() {
         let image = image();
-        let [board_at, product_at] = areas(&image).unwrap().map(Option::unwrap);
+        let [chassis_at, board_at, product_at] = areas(&image).unwrap();
+        assert_eq!(chassis_at, None);
+        let [board_at, product_at] = [board_at, product_at].map(Option::unwrap);
         assert_eq!((board_at, length(&image[board_at..])), (8, Some(board().len())));
         assert_eq!(length(&image[product_at..]), Some(product().len()));
         let whole = Inventory {
@@ -235,8 +262,10 @@ pub(crate) mod tests {
         #[test]
         fn nothing_harms(bytes: Vec<u8>, more: Vec<u8>) {
             let _ = (areas(&bytes), length(&bytes), area(&bytes));
+            let _ = split(&bytes);
             let found = inventory(&bytes, &more);
-            for text in [found.manufacturer, found.product, found.serial] {
+            let serials = [chassis_serial(&bytes), board_serial(&bytes)];
+            for text in [found.manufacturer, found.product, found.serial].into_iter().chain(serials) {
                 prop_assert!(text.chars().count() <= LONGEST && !text.chars().any(char::is_control));
             }
         }

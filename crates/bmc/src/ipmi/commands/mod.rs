@@ -4,6 +4,7 @@ pub(crate) mod boot;
 pub(crate) mod chassis;
 pub(crate) mod device;
 pub(crate) mod fru;
+pub(crate) mod lan;
 pub(crate) mod sensors;
 
 use ipmi_rs_core::connection::{CompletionErrorCode, Message};

@@ -15,6 +15,11 @@ const MAX_ATTEMPTS: usize = 32;
 /// Most CPU flags, or addresses of one NIC.
 const MAX_WORDS: usize = 1024;
 
+/// Most channels, users, or IPv6 addresses of a channel of one BMC: more than IPMI has numbers for.
+const MAX_BMC: usize = 256;
+/// Longest FRU inventory, in bytes; its three areas have at most 2040 each.
+const MAX_FRU: usize = 8192;
+
 /// What was said is more than any machine has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{count} {what} in one report, at most {most} are taken")]
@@ -78,6 +83,19 @@ pub(super) fn inventory(mut inventory: Inventory) -> Result<Inventory, TooMany> 
             .for_each(fact);
         if let Some(heard) = &mut n.lldp {
             [&mut heard.chassis_id, &mut heard.port_id, &mut heard.system_name].into_iter().for_each(fact);
+        }
+    }
+    if let Some(bmc) = &mut i.bmc {
+        at_most("channels of a BMC", bmc.lans.len(), MAX_BMC)?;
+        at_most("users of a BMC", bmc.users.len(), MAX_BMC)?;
+        bmc.problem = message(std::mem::take(&mut bmc.problem));
+        bmc.device_id.truncate(MAX_FACT);
+        bmc.system_guid.truncate(MAX_FACT);
+        bmc.fru.truncate(MAX_FRU);
+        bmc.users.iter_mut().for_each(|user| fact(&mut user.name));
+        for lan in &mut bmc.lans {
+            at_most("addresses of a BMC", lan.ipv6_addresses.len(), MAX_BMC)?;
+            [&mut lan.mac, &mut lan.address].into_iter().chain(&mut lan.ipv6_addresses).for_each(fact);
         }
     }
     Ok(inventory)

@@ -7,17 +7,27 @@
 //!   are the BMC's own media.
 //! - The agent's addresses are not taken: they are gone when it is.
 //! - A switch that said who it is stays known until the port hears of another one.
-//! - Memory modules, GPUs, boot mode and Secure Boot are known from within only: what was seen last counts.
+//! - Memory modules, GPUs, boot mode, Secure Boot and what the BMC says to its own server are known from within only: what
+//!   was seen last counts.
 
 use ferric_api::HardwareDetails;
-use ferric_api::hardware::{Cpu, Gpu, Lldp, MemoryModule, Nic, Storage};
+use ferric_api::hardware::{BmcLan, BmcUser, Cpu, Gpu, InBandBmc, Lldp, MemoryModule, Nic, Storage};
 use ferric_api::host::BootMode;
-use ferric_protocol::v1::{self, DiskType, Inventory};
+use ferric_bmc::in_band::{device, fru};
+use ferric_protocol::v1::{self, BmcAddressSource, DiskType, Inventory};
 
 /// Most memory modules, or GPUs, of one machine that are kept.
 const MOST: usize = 512;
 /// Longest of their facts, in characters.
 const LONGEST: usize = 96;
+/// Longest sentence, in characters.
+const LONGEST_TEXT: usize = 400;
+/// Channels of a BMC (IPMI 2.0, 6.3), and most of its IPv6 addresses that are kept.
+const MOST_CHANNELS: usize = 16;
+/// Users of a BMC (IPMI 2.0, 22.27: a number of six bits).
+const MOST_USERS: usize = 64;
+/// Bytes of a GUID.
+const GUID: usize = 16;
 
 /// The hardware as both see it.
 #[must_use]
@@ -66,7 +76,62 @@ pub fn merge(out_of_band: &HardwareDetails, inventory: &Inventory) -> HardwareDe
             merged.boot_mode = Some(if secure { BootMode::UefiSecureBoot } else { BootMode::Uefi });
         }
     }
+    if let Some(seen) = &inventory.bmc {
+        merged.bmc = Some(bmc(seen));
+    }
     merged
+}
+
+/// What a machine's BMC said to it.
+#[must_use]
+pub fn bmc(seen: &v1::InBandBmc) -> InBandBmc {
+    let known = device(&seen.device_id);
+    let fru = fru(&seen.fru);
+    InBandBmc {
+        problem: seen
+            .problem
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .take(LONGEST_TEXT)
+            .collect(),
+        firmware: known.as_ref().map(|device| fact(&device.firmware)).unwrap_or_default(),
+        manufacturer_id: known.as_ref().map(|device| device.manufacturer.into()),
+        product_id: known.as_ref().map(|device| device.product.into()),
+        system_guid: if seen.system_guid.len() == GUID {
+            hex::encode(&seen.system_guid)
+        } else {
+            String::new()
+        },
+        manufacturer: fact(&fru.manufacturer),
+        product_name: fact(&fru.product),
+        product_serial_number: fact(&fru.product_serial),
+        board_serial_number: fact(&fru.board_serial),
+        chassis_serial_number: fact(&fru.chassis_serial),
+        lan: seen.lans.iter().take(MOST_CHANNELS).map(bmc_lan).collect(),
+        users: seen.users.iter().take(MOST_USERS).map(bmc_user).collect(),
+    }
+}
+
+fn bmc_lan(seen: &v1::InBandBmcLan) -> BmcLan {
+    let source = match seen.source() {
+        BmcAddressSource::Unspecified => "",
+        BmcAddressSource::Static => "Static",
+        BmcAddressSource::Dhcp => "DHCP",
+        BmcAddressSource::Firmware => "Firmware",
+        BmcAddressSource::Other => "Other",
+    };
+    BmcLan {
+        channel: seen.channel.into(),
+        mac: fact(&seen.mac),
+        ip: fact(&seen.address),
+        ip_source: source.to_owned(),
+        ipv6: seen.ipv6_addresses.iter().take(MOST_CHANNELS).map(|address| fact(address)).collect(),
+        vlan_id: Some(i64::from(seen.vlan_id)).filter(|id| (1..=4094).contains(id)),
+    }
+}
+
+fn bmc_user(seen: &v1::InBandBmcUser) -> BmcUser {
+    BmcUser { id: seen.id.into(), name: fact(&seen.name), enabled: seen.enabled }
 }
 
 fn memory_module(seen: &v1::MemoryModule) -> MemoryModule {
@@ -362,6 +427,49 @@ mod tests {
             let merged = merge(&known, &inventory);
             assert_eq!((merged.boot_mode, merged.secure_boot), expected, "{before:?} {mode:?} {variable:?}");
         }
+    }
+
+    #[test]
+    fn what_the_bmc_says_to_its_server_is_kept_until_it_says_something_else() {
+        let lan = v1::InBandBmcLan {
+            channel: 1,
+            mac: "52:54:00:00:00:b1".into(),
+            address: "10.0.0.7".into(),
+            source: BmcAddressSource::Dhcp.into(),
+            vlan_id: 12,
+            ipv6_addresses: vec!["2001:db8::7".into()],
+        };
+        let users =
+            (0..100).map(|id| v1::InBandBmcUser { id, name: format!("u\n{id}"), enabled: Some(id == 2) });
+        let told = v1::InBandBmc {
+            device_id: vec![0x20, 0x01, 0x02, 0x43, 0x02, 0xBF, 0x57, 0x01, 0x00, 0x34, 0x12],
+            system_guid: (0..16).collect(),
+            lans: vec![lan],
+            users: users.collect(),
+            ..v1::InBandBmc::default()
+        };
+        let inventory = Inventory { bmc: Some(told), ..seen() };
+        let merged = merge(&super::tests::told(), &inventory);
+        let bmc = merged.bmc.clone().unwrap();
+        assert_eq!(
+            (bmc.firmware.as_str(), bmc.manufacturer_id, bmc.product_id),
+            ("2.43", Some(343), Some(0x1234))
+        );
+        assert_eq!(
+            (bmc.system_guid.as_str(), bmc.problem.as_str()),
+            ("000102030405060708090a0b0c0d0e0f", "")
+        );
+        let lan = &bmc.lan[0];
+        assert_eq!((lan.channel, lan.mac.as_str(), lan.ip.as_str()), (1, "52:54:00:00:00:b1", "10.0.0.7"));
+        assert_eq!((lan.ip_source.as_str(), lan.vlan_id, lan.ipv6.len()), ("DHCP", Some(12), 1));
+        assert_eq!(
+            (bmc.users.len(), bmc.users[2].name.as_str(), bmc.users[2].enabled),
+            (64, "u 2", Some(true))
+        );
+        assert_eq!(merge(&merged, &seen()).bmc, Some(bmc), "an agent that did not look takes nothing away");
+        let silent = v1::InBandBmc { problem: "no device".into(), ..v1::InBandBmc::default() };
+        let silent = merge(&merged, &Inventory { bmc: Some(silent), ..seen() }).bmc.unwrap();
+        assert_eq!(silent, InBandBmc { problem: "no device".into(), ..InBandBmc::default() });
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //!
 //! - [`loader_config`]: which kernel a written disk would start. Pure.
 //! - [`hints`]: which disk is the root disk. Pure.
+//! - [`ipmi`]: what the machine's own BMC is asked. Pure.
 //! - [`plan`]: what a task means, and whether it can be done. Pure.
 //! - [`run`]: the whole life, from boot data to [`Exit`].
 //!
@@ -18,6 +19,7 @@ mod connection;
 mod download;
 pub mod erase;
 pub mod hints;
+pub mod ipmi;
 mod ledger;
 pub mod load_option;
 pub mod loader_config;

@@ -87,12 +87,12 @@ pub async fn run(
     let stop = cancel.child_token();
     let _stop_on_drop = stop.clone().drop_guard();
     let shared = Shared::new();
+    shared.set_inventory(inventory);
     let _watching = AbortOnDropHandle::new(tokio::spawn(look_again(platform.clone(), shared.clone())));
     let worker = Worker { shared: shared.clone(), platform, options: options.clone(), tls, clock };
     let mut worker = AbortOnDropHandle::new(tokio::spawn(worker.run(stop.clone())));
     let patience = options.power_ack_timeout;
-    let provider =
-        Provider { dialer, token: boot.token().to_owned(), inventory, options, shared: shared.clone() };
+    let provider = Provider { dialer, token: boot.token().to_owned(), options, shared: shared.clone() };
     let end = tokio::select! {
         biased;
         () = cancel.cancelled() => Ok(Exit::Cancelled),
@@ -175,7 +175,6 @@ async fn look_again(platform: Arc<dyn Platform>, shared: Arc<Shared>) {
 struct Provider {
     dialer: Dialer,
     token: String,
-    inventory: Inventory,
     options: AgentOptions,
     shared: Arc<Shared>,
 }
@@ -185,6 +184,8 @@ impl Provider {
     async fn talk(&self) -> Result<Exit, AgentError> {
         let mut backoff = Backoff::new(self.options.backoff_min, self.options.backoff_max);
         let mut heartbeat = None;
+        // What the provider was told with the registration, for the session that follows it.
+        let mut told = None;
         let mut was_registered = false;
         let mut refusals = 0;
         loop {
@@ -198,8 +199,9 @@ impl Provider {
             let every = match heartbeat {
                 Some(every) => every,
                 None => match self.register(client.clone()).await {
-                    Ok(Registered::For(every)) => {
+                    Ok(Registered::For(every, inventory)) => {
                         was_registered = true;
+                        told = inventory;
                         *heartbeat.insert(every)
                     }
                     Ok(Registered::AndDone(exit)) => return Ok(exit),
@@ -219,7 +221,9 @@ impl Provider {
                 refusals = 0;
                 backoff.reset();
             };
-            let end = session::hold(client, &self.shared, &self.options, every, established).await;
+            // A later session may be with another process of the provider, which knows nothing of this machine.
+            let told = told.take();
+            let end = session::hold(client, &self.shared, &self.options, every, told, established).await;
             let why = match end {
                 SessionEnd::Broken(why) => why,
                 SessionEnd::Unregistered(why) => {
@@ -233,12 +237,11 @@ impl Provider {
 
     /// Ties this agent's key to its host.
     async fn register(&self, mut client: AgentServiceClient<Connection>) -> Result<Registered, Status> {
+        let inventory = self.shared.inventory();
         let request = RegisterRequest {
             protocol_version: PROTOCOL_VERSION,
             boot_token: self.token.clone(),
-            inventory: Some(
-                self.shared.inventory().map_or_else(|| self.inventory.clone(), Arc::unwrap_or_clone),
-            ),
+            inventory: inventory.as_deref().cloned(),
         };
         let answered = tokio::time::timeout(self.options.request_timeout, client.register(request)).await;
         let response =
@@ -251,14 +254,14 @@ impl Provider {
             PowerAction::Reboot | PowerAction::Kexec => return Ok(Registered::AndDone(Exit::Reboot)),
         }
         let seconds = u64::from(response.heartbeat_seconds).clamp(*HEARTBEAT.start(), *HEARTBEAT.end());
-        Ok(Registered::For(Duration::from_secs(seconds)))
+        Ok(Registered::For(Duration::from_secs(seconds), inventory))
     }
 }
 
 /// What came of a registration.
 enum Registered {
-    /// Sessions, with heartbeats at this interval.
-    For(Duration),
+    /// Sessions, with heartbeats at this interval. The provider knows this inventory.
+    For(Duration, Option<Arc<Inventory>>),
     /// The provider knows now what machine this is, and wants no more of it.
     AndDone(Exit),
 }

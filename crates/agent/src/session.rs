@@ -38,12 +38,14 @@ impl From<Status> for SessionEnd {
     }
 }
 
-/// Holds a session until it ends. `established` is called when the provider has accepted it.
+/// Holds a session until it ends. `told_inventory` is what the provider has just been told; without it, or where there is more
+/// to see now, the session begins with the inventory. `established` is called when the provider has accepted it.
 pub(crate) async fn hold(
     mut client: AgentServiceClient<Connection>,
     shared: &Arc<Shared>,
     options: &AgentOptions,
     heartbeat: Duration,
+    told_inventory: Option<Arc<Inventory>>,
     established: impl FnOnce(),
 ) -> SessionEnd {
     let (sender, outbox) = mpsc::channel(OUTBOX);
@@ -65,7 +67,7 @@ pub(crate) async fn hold(
         patience: options.request_timeout,
         told_results: HashSet::new(),
         told_progress: None,
-        told_inventory: None,
+        told_inventory,
     };
     session.run(inbox, changed, heartbeat).await
 }

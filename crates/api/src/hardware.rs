@@ -76,6 +76,91 @@ pub struct HardwareDetails {
     /// Whether Secure Boot was in force when the agent looked. Absent where that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secure_boot: Option<bool>,
+    /// The BMC as its own server sees it, through the kernel's IPMI device. Absent until an agent has looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bmc: Option<InBandBmc>,
+}
+
+/// A BMC as its own server sees it. What it does not say is left out. In band only.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct InBandBmc {
+    /// Why not all of it is known, in a sentence. Absent where the BMC answered to the end.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 512))]
+    pub problem: String,
+    /// Firmware version.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub firmware: String,
+    /// IANA enterprise number of who made it.
+    #[serde(default, rename = "manufacturerID", skip_serializing_if = "Option::is_none")]
+    pub manufacturer_id: Option<i64>,
+    /// Product number of that maker.
+    #[serde(default, rename = "productID", skip_serializing_if = "Option::is_none")]
+    pub product_id: Option<i64>,
+    /// System GUID: 32 hexadecimal digits in the order in which the BMC gives the bytes.
+    #[serde(default, rename = "systemGUID", skip_serializing_if = "String::is_empty")]
+    pub system_guid: String,
+    /// Manufacturer, by the FRU inventory.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub manufacturer: String,
+    /// Product name, by the FRU inventory.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub product_name: String,
+    /// Serial number of the product, by the FRU inventory.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub product_serial_number: String,
+    /// Serial number of the board, by the FRU inventory.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub board_serial_number: String,
+    /// Serial number of the chassis, by the FRU inventory.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub chassis_serial_number: String,
+    /// Its channels to a network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lan: Vec<BmcLan>,
+    /// Its users, of the first of these channels. Never their passwords.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub users: Vec<BmcUser>,
+}
+
+/// A channel of a BMC to a network.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct BmcLan {
+    /// Its number, 0 to 15.
+    #[serde(default)]
+    pub channel: i64,
+    /// MAC address.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub mac: String,
+    /// IPv4 address.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub ip: String,
+    /// Where that comes from: `Static`, `DHCP`, `Firmware` or `Other`.
+    #[serde(default, rename = "ipSource", skip_serializing_if = "String::is_empty")]
+    pub ip_source: String,
+    /// IPv6 addresses.
+    #[serde(default, rename = "ipv6", skip_serializing_if = "Vec::is_empty")]
+    pub ipv6: Vec<String>,
+    /// VLAN of its frames; absent for frames without a tag.
+    #[serde(default, rename = "vlanID", skip_serializing_if = "Option::is_none")]
+    pub vlan_id: Option<i64>,
+}
+
+/// A user of a BMC.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct BmcUser {
+    /// Its number, 1 to 63.
+    #[serde(default)]
+    pub id: i64,
+    /// Its name. Empty for a user without a name, by which many BMCs let anybody in who knows the password.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Whether it may log in; absent where the BMC does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
 }
 
 /// A memory module.

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::DiskKind;
 use crate::disk::{AgentDisk, WriteLimits};
+use crate::ipmi::facts;
 use crate::life::Exit;
 use crate::server::Server;
 use crate::spec::{DiskSpec, ServerSpec};
@@ -126,6 +127,28 @@ fn inventory(spec: &ServerSpec) -> v1::Inventory {
         gpus: Vec::new(),
         secure_boot: Some(false),
         neighbours_pending: false,
+        bmc: Some(in_band_bmc(spec)),
+    }
+}
+
+/// What the server's own BMC says to it: the same as over IPMI.
+fn in_band_bmc(spec: &ServerSpec) -> v1::InBandBmc {
+    // Without the completion code.
+    let device_id = facts::device().split_off(1);
+    v1::InBandBmc {
+        problem: String::new(),
+        device_id,
+        system_guid: facts::guid(spec).to_vec(),
+        fru: facts::fru(spec),
+        lans: vec![v1::InBandBmcLan {
+            channel: 1,
+            mac: spec.bmc_mac_text(),
+            address: spec.bmc_ip.to_string(),
+            source: v1::BmcAddressSource::Static.into(),
+            vlan_id: 0,
+            ipv6_addresses: Vec::new(),
+        }],
+        users: vec![v1::InBandBmcUser { id: 2, name: spec.username.clone(), enabled: Some(true) }],
     }
 }
 

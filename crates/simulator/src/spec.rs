@@ -94,6 +94,19 @@ impl ServerSpec {
         crate::redfish::system_path(self.class.bmc)
     }
 
+    /// MAC address of its BMC's port: locally administered, and as distinct as the address of the BMC.
+    #[must_use]
+    pub fn bmc_mac(&self) -> [u8; 6] {
+        let [_, a, b, c] = self.bmc_ip.octets();
+        [0x02, 0xff, 0xff, a, b, c]
+    }
+
+    /// The same, lower case with colons.
+    #[must_use]
+    pub fn bmc_mac_text(&self) -> String {
+        self.bmc_mac().map(|octet| format!("{octet:02x}")).join(":")
+    }
+
     /// The server's folder.
     #[must_use]
     pub fn folder(&self, config: &FleetConfig) -> PathBuf {

@@ -12,7 +12,8 @@ use ferric_image::{BlockDevice, DirectDisk};
 use ferric_protocol::v1::{BootMode, Cpu, Disk, DiskType, Inventory, Nic};
 
 use super::{
-    dmi, drive::RealDrive, efivars::EfiVariables, gpu, kexec, neighbours::Neighbours, smbios, sysfs,
+    dmi, drive::RealDrive, efivars::EfiVariables, gpu, ipmi::Bmc, kexec, neighbours::Neighbours, smbios,
+    sysfs,
 };
 
 /// `/sys/block/*/size` counts in these, whatever the disk's block size (Documentation/ABI/stable/sysfs-block).
@@ -26,6 +27,8 @@ pub(super) struct Machine {
     pub(super) boot_mac: String,
     /// What the switches said so far.
     pub(super) neighbours: Arc<Neighbours>,
+    /// Its BMC, if that is asked.
+    pub(super) bmc: Option<Bmc>,
 }
 
 impl ferric_agent::Platform for Machine {
@@ -35,6 +38,7 @@ impl ferric_agent::Platform for Machine {
         let mut inventory = inventory(Path::new("/"), &self.boot_mac);
         self.neighbours.add_to(&mut inventory.nics);
         inventory.neighbours_pending = neighbours_pending;
+        inventory.bmc = self.bmc.as_ref().map(Bmc::facts);
         Ok(inventory)
     }
 
@@ -94,6 +98,7 @@ pub(super) fn inventory(root: &Path, boot_mac: &str) -> Inventory {
         gpus: gpu::gpus(&sys),
         secure_boot: dmi::secure_boot(&sys),
         neighbours_pending: false,
+        bmc: None,
     }
 }
 

@@ -19,6 +19,7 @@ use super::{
     boot_nic::boot_interface,
     console::{self, say},
     hardware::Machine,
+    ipmi::Bmc,
     modules::Loader,
     mounts,
     neighbours::Neighbours,
@@ -80,6 +81,7 @@ fn start() -> ! {
         Err(error) => give_up(&error.to_string()),
     };
     let loader = load_modules(plan.as_ref());
+    let bmc = Bmc::start(loader.as_ref().map(Loader::apart));
     if let Err(error) = mounts::efi_variables() {
         say(&error.to_string());
     }
@@ -90,7 +92,7 @@ fn start() -> ! {
     };
     // Caught while the runtime lives: its end would wait for a disk that does not answer.
     let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        runtime.block_on(live(boot, plan, boot_interface(&cmdline), loader))
+        runtime.block_on(live(boot, plan, boot_interface(&cmdline), loader, bmc))
     }));
     match lived {
         Ok(Ok(Exit::Kexec)) => {
@@ -129,6 +131,7 @@ async fn live(
     plan: Option<NetworkPlan>,
     preferred: Option<Mac>,
     loader: Option<Loader>,
+    bmc: Bmc,
 ) -> Result<Exit, String> {
     let settling = tokio::task::spawn_blocking(move || loader.into_iter().for_each(settle));
     tokio::pin!(settling);
@@ -152,7 +155,7 @@ async fn live(
     settled.map_err(|error| format!("loading modules failed: {error}"))?;
     say(&format!("connecting to the provider at {}", boot.provider_url()));
     let boot_mac = preferred.or(used).map(|mac| mac.to_string()).unwrap_or_default();
-    let machine = Arc::new(Machine { boot_mac, neighbours });
+    let machine = Arc::new(Machine { boot_mac, neighbours, bmc: Some(bmc) });
     let ended = ferric_agent::run(boot, machine, AgentOptions::default(), CancellationToken::new()).await;
     if matches!(ended, Ok(Exit::Kexec)) {
         switch_off(&network.links()).await;

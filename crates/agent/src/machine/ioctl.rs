@@ -1,6 +1,7 @@
 //! The requests to the kernel that no safe library has: NVMe admin commands and SCSI commands, reading a partition table
-//! anew, and loading a kernel to restart into. What is sent to drives and what they answer is encoded and decoded in
-//! [`ferric_agent::erase`]; here is only the exchange, and the only unsafe code of the project.
+//! anew, loading a kernel to restart into, and asking the machine's BMC. What is sent to drives and to the BMC, and what they
+//! answer, is encoded and decoded in [`ferric_agent::erase`] and [`ferric_agent::ipmi`]; here is only the exchange, and the
+//! only unsafe code of the project.
 #![allow(unsafe_code)]
 
 use std::{
@@ -15,6 +16,10 @@ use ferric_agent::erase::{
     ata::{self, Registers, SECTOR_BYTES, Transfer},
     nvme::{self, AdminCommand},
     scsi::{self, Addresses, SENSE_BYTES},
+};
+use ferric_agent::ipmi::{
+    commands::Request,
+    device::{self, ADDRESS_BYTES, Place},
 };
 use rustix::ioctl::{Ioctl, IoctlOutput, NoArg, Opcode, ioctl, opcode};
 
@@ -93,6 +98,38 @@ pub(super) fn ata(disk: &File, command: &ata::Command, data: &mut [u8]) -> Resul
 pub(super) fn read_partitions(disk: &File) -> io::Result<()> {
     // SAFETY: this request has no argument, so nothing is read from or written to memory of this process.
     unsafe { ioctl(disk, NoArg::<READ_PARTITIONS>::new()) }.map_err(io::Error::from)
+}
+
+/// Hands a request to the kernel's IPMI device, under a number. The answer comes later.
+pub(super) fn ipmi_send(bmc: &File, request: &Request, number: i64) -> io::Result<()> {
+    let mut address = device::address();
+    let mut data = request.data.clone();
+    let mut header = device::request(request, number, place(&mut address), place(&mut data));
+    let request = device::SEND_COMMAND;
+    // SAFETY: the header is `struct ipmi_req` with two addresses and their lengths: `address` and `data`, which live until
+    // this call is over and are only read; the kernel copies them.
+    unsafe { ioctl(bmc, Exchange { request, header: &mut header }) }.map_err(io::Error::from)?;
+    Ok(())
+}
+
+/// Takes what the kernel's IPMI device has received into `data`. `None`: it is not the answer to this request.
+pub(super) fn ipmi_receive(
+    bmc: &File,
+    request: &Request,
+    number: i64,
+    data: &mut [u8],
+) -> io::Result<Option<usize>> {
+    let mut address = [0; ADDRESS_BYTES];
+    let mut header = device::receive(place(&mut address), place(data));
+    let code = device::RECEIVE_MSG_TRUNC;
+    // SAFETY: the header is `struct ipmi_recv` with two addresses and their lengths: `address` and `data`, which are
+    // borrowed mutably for as long as this call lasts. The kernel writes no more than these lengths.
+    unsafe { ioctl(bmc, Exchange { request: code, header: &mut header }) }.map_err(io::Error::from)?;
+    Ok(device::answer_to(number, request, &header).map(|length| length.min(data.len())))
+}
+
+fn place(bytes: &mut [u8]) -> Place {
+    Place { at: bytes.as_mut_ptr().expose_provenance() as u64, length: bytes.len() }
 }
 
 /// Has the kernel load another one, to be started by a restart of the kind kexec (kexec_file_load(2)).

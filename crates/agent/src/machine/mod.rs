@@ -15,6 +15,7 @@ mod gpu;
 mod hardware;
 pub(crate) mod init;
 mod ioctl;
+mod ipmi;
 mod kexec;
 mod lldp;
 mod modules;

@@ -21,6 +21,11 @@ const DEPTH: usize = 24;
 const ALWAYS: [&str; 8] =
     ["af_packet", "efivarfs", "sd_mod", "sr_mod", "nvme", "virtio_pci", "virtio_blk", "ipv6"];
 
+/// Not loaded with the others, though devices ask for them: a BMC that does not answer keeps these drivers for many seconds.
+const APART: [&str; 2] = ["ipmi_si", "ipmi_ssif"];
+/// What gives programs a way to these drivers. No device asks for it.
+const APART_FOR_PROGRAMS: &str = "ipmi_devintf";
+
 /// What depmod wrote, in memory.
 #[derive(Debug, Default)]
 pub(super) struct Index {
@@ -100,6 +105,49 @@ impl Index {
             }
         }
         order.push(file);
+    }
+}
+
+/// Drivers that are loaded apart from the others.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Apart {
+    /// Whether there are any for this kernel.
+    pub(super) has: bool,
+    /// Files of those that a device asks for, and of what they need, in the order in which they are loaded.
+    pub(super) files: Vec<PathBuf>,
+}
+
+impl Apart {
+    /// Whether no device asks for any.
+    pub(super) fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// Loads them. Blocks for as long as the drivers look for their devices.
+    pub(super) fn load(&self) {
+        for file in &self.files {
+            if let Err(error) = insert(file, c"") {
+                tracing::info!(file = %file.display(), %error, "IPMI driver not loaded");
+            }
+        }
+    }
+}
+
+impl Index {
+    fn apart(&self, folder: &Path, modaliases: &BTreeSet<String>) -> Apart {
+        let has = APART.iter().any(|module| self.files.contains_key(*module));
+        let asked =
+            |module: &&str| modaliases.iter().any(|alias| self.fitting(alias).any(|fit| fit == *module));
+        let wanted: Vec<&str> = APART.iter().copied().filter(asked).collect();
+        let mut files: Vec<PathBuf> = Vec::new();
+        for module in wanted.iter().copied().chain((!wanted.is_empty()).then_some(APART_FOR_PROGRAMS)) {
+            for file in self.order(module).into_iter().map(|file| folder.join(file)) {
+                if !files.contains(&file) {
+                    files.push(file);
+                }
+            }
+        }
+        Apart { has, files }
     }
 }
 
@@ -200,10 +248,16 @@ impl Loader {
         for modalias in modaliases(Path::new("/sys/devices")) {
             wanted.extend(self.index.fitting(&modalias).map(str::to_owned));
         }
+        wanted.retain(|module| !APART.contains(&module.as_str()));
         for module in wanted {
             self.load(&module);
         }
         self.loaded > before
+    }
+
+    /// The drivers of the machine's BMC, to be loaded by somebody who can wait.
+    pub(super) fn apart(&self) -> Apart {
+        self.index.apart(&self.folder, &modaliases(Path::new("/sys/devices")))
     }
 
     /// Loads one that no device asks for, with parameters for itself.
@@ -333,6 +387,27 @@ mod tests {
             ["kernel/crypto/crc32c-intel.ko", "kernel/fs/jbd2.ko", "kernel/fs/ext4.ko"]
         );
         assert_eq!(index.order("a"), ["kernel/b.ko", "kernel/a.ko"]);
+    }
+
+    #[test]
+    fn drivers_of_a_bmc_are_for_somebody_who_can_wait() {
+        let index = Index::parse(
+            "alias acpi*:IPI0001:* ipmi_si\nalias platform:dmi-ipmi-si ipmi_si\nalias acpi*:IPI0001:* ipmi_ssif\n",
+            "kernel/i/ipmi_si.ko: kernel/i/ipmi_msghandler.ko\nkernel/i/ipmi_ssif.ko: kernel/i/ipmi_msghandler.ko\n\
+             kernel/i/ipmi_devintf.ko: kernel/i/ipmi_msghandler.ko\nkernel/i/ipmi_msghandler.ko:\n",
+            "",
+        );
+        let apart = |index: &Index, aliases: &[&str]| {
+            index.apart(Path::new("/m"), &aliases.iter().map(|alias| (*alias).to_owned()).collect())
+        };
+        let files = |names: &[&str]| names.iter().map(|name| Path::new("/m/kernel/i").join(name)).collect();
+        let by_table =
+            Apart { has: true, files: files(&["ipmi_msghandler.ko", "ipmi_si.ko", "ipmi_devintf.ko"]) };
+        assert_eq!(apart(&index, &["platform:dmi-ipmi-si"]), by_table);
+        let by_acpi = ["ipmi_msghandler.ko", "ipmi_si.ko", "ipmi_ssif.ko", "ipmi_devintf.ko"];
+        assert_eq!(apart(&index, &["acpi:IPI0001:", "pci:x"]), Apart { has: true, files: files(&by_acpi) });
+        assert_eq!(apart(&index, &["pci:x"]), Apart { has: true, files: Vec::new() });
+        assert_eq!(apart(&Index::default(), &["platform:dmi-ipmi-si"]), Apart::default());
     }
 
     proptest! {

@@ -292,7 +292,7 @@ fn a_vlan_on_a_bond_gets_what_was_given() {
         // A cable is pulled; the other one takes over.
         server.run("ip link set s0 down");
         until("the other side by the other cable", || reaches("10.77.0.1")).await;
-        let machine = Machine { boot_mac: String::new(), neighbours: Neighbours::new() };
+        let machine = Machine { boot_mac: String::new(), neighbours: Neighbours::new(), bmc: None };
         let _ = machine.inventory().unwrap();
     });
 }
@@ -404,7 +404,8 @@ fn a_switch_that_says_who_it_is_is_in_the_inventory() {
         assert_eq!((heard.system_name.as_str(), heard.port_vlan_id), ("leaf-12a", 12));
         assert_eq!(nics[1].lldp, None, "it came by the other cable");
         // The agent's own view of it, and the end of listening: the other card hears nothing.
-        let machine = Arc::new(Machine { boot_mac: MACS[0].to_owned(), neighbours: neighbours.clone() });
+        let machine =
+            Arc::new(Machine { boot_mac: MACS[0].to_owned(), neighbours: neighbours.clone(), bmc: None });
         assert!(machine.inventory_changes().is_some() && machine.inventory().unwrap().neighbours_pending);
         until("the end", || (!neighbours.is_pending()).then_some(())).await;
         assert!(!machine.inventory().unwrap().neighbours_pending);

@@ -19,7 +19,8 @@ const SLOTS: usize = 8;
 /// Completion codes (5.2).
 mod code {
     pub(super) const DONE: u8 = 0x00;
-    /// Of Set and Get System Boot Options (28.12, 28.13): the parameter is not supported.
+    /// Of Set and Get System Boot Options (28.12, 28.13) and Get LAN Configuration Parameters (23.2): the parameter is
+    /// not supported.
     pub(super) const NO_PARAMETER: u8 = 0x80;
     pub(super) const BUSY: u8 = 0xC0;
     pub(super) const UNKNOWN: u8 = 0xC1;
@@ -169,6 +170,12 @@ fn done(server: &Arc<Server>, inner: &mut Inner, Command { netfn, command, data 
         // Get System Boot Options (28.13).
         (0x00, 0x09, &[5, ..]) => [&[code::DONE, 1, 5], &boot_flags(&inner.life.boot)[..]].concat(),
         (0x00, 0x09, &[_, ..]) => vec![code::NO_PARAMETER],
+        // Get LAN Configuration Parameters (23.2), of the one channel.
+        (0x0C, 0x02, &[0x01 | 0x0E, parameter, 0, 0]) => match facts::lan(&server.spec, parameter) {
+            Some(value) => [&[code::DONE, 0x11], &value[..]].concat(),
+            None => vec![code::NO_PARAMETER],
+        },
+        (0x0C, 0x02, &[_, _, _, _]) => vec![code::BAD_FIELD],
         // Get FRU Inventory Area Info (34.1), Read FRU Data (34.2).
         (0x0A, 0x10, &[0]) => {
             let size = facts::fru(&server.spec).len() as u16;
@@ -184,7 +191,7 @@ fn done(server: &Arc<Server>, inner: &mut Inner, Command { netfn, command, data 
                 .unwrap_or_else(|| vec![code::NOT_PRESENT])
         }
         (0x04, 0x2D, &[sensor]) => facts::reading(sensor).unwrap_or_else(|| vec![code::NOT_PRESENT]),
-        (0x00, 0x02 | 0x08 | 0x09, _) | (0x0A, 0x10 | 0x11 | 0x23, _) | (0x04, 0x2D, _) => {
+        (0x00, 0x02 | 0x08 | 0x09, _) | (0x0C, 0x02, _) | (0x0A, 0x10 | 0x11 | 0x23, _) | (0x04, 0x2D, _) => {
             vec![code::BAD_LENGTH]
         }
         _ => vec![code::UNKNOWN],

@@ -3,17 +3,17 @@
 use crate::spec::ServerSpec;
 
 /// Get Device ID (20.1): firmware 1.00, IPMI 2.0, sensors, SDR and FRU, nobody's enterprise number.
-pub(super) fn device() -> Vec<u8> {
+pub(crate) fn device() -> Vec<u8> {
     vec![0, 0x20, 0x81, 0x01, 0x00, 0x02, 0x8B, 0, 0, 0, 0, 0]
 }
 
 /// The system's UUID as SMBIOS stores it: the first three fields little-endian, as most BMCs give it.
-pub(super) fn guid(spec: &ServerSpec) -> [u8; 16] {
+pub(crate) fn guid(spec: &ServerSpec) -> [u8; 16] {
     spec.uuid.to_bytes_le()
 }
 
 /// The FRU inventory (Platform Management FRU Information Storage Definition v1.0): board and product areas.
-pub(super) fn fru(spec: &ServerSpec) -> Vec<u8> {
+pub(crate) fn fru(spec: &ServerSpec) -> Vec<u8> {
     let (maker, model) = (ServerSpec::MANUFACTURER, spec.class.model.as_str());
     // Language 25 is English; the board's date is not specified (0).
     let board = area(&[25, 0, 0, 0], &[maker, model, &spec.serial, ""]);
@@ -22,6 +22,18 @@ pub(super) fn fru(spec: &ServerSpec) -> Vec<u8> {
     let mut header = vec![1, 0, 0, 1, product_at as u8, 0, 0];
     header.push(checksum(&header));
     [header, board, product].concat()
+}
+
+/// A parameter of Get LAN Configuration Parameters (23.2, table 23-4), behind its revision. `None`: it is not supported.
+pub(super) fn lan(spec: &ServerSpec, parameter: u8) -> Option<Vec<u8>> {
+    Some(match parameter {
+        // The IPv4 address; that it is static; the MAC address; that there is no VLAN.
+        3 => spec.bmc_ip.octets().to_vec(),
+        4 => vec![1],
+        5 => spec.bmc_mac().to_vec(),
+        20 => vec![0, 0],
+        _ => return None,
+    })
 }
 
 /// An area: version, its length in units of eight bytes, fields, an end, a checksum.

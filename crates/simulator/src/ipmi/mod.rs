@@ -2,7 +2,7 @@
 //! `ferric_bmc`'s; what they do is done to the same server. `ipmitool` and `pyghmi` are its clients in the tests.
 
 mod commands;
-mod facts;
+pub(crate) mod facts;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -309,6 +309,7 @@ fn manager(view: &View<'_>, path: &str, rest: &[&str]) -> Option<Value> {
         ["EthernetInterfaces", "1"] => Some(json!({
             "@odata.id": path, "@odata.type": "#EthernetInterface.v1_9_0.EthernetInterface", "Id": "1",
             "Name": "Management port", "InterfaceEnabled": true,
+            "MACAddress": view.spec.bmc_mac_text(),
             "IPv4Addresses": [{"Address": view.spec.bmc_ip, "SubnetMask": "255.0.0.0", "AddressOrigin": "Static"}],
             "Status": healthy(),
         })),

@@ -53,6 +53,7 @@ const VIRTUAL: Choice = Choice {
         "nls_iso8859_1",
         "nls_utf8",
         "efivarfs",
+        // Debian's kernel for clouds has neither.
         "ipmi_si",
         "ipmi_devintf",
     ],
@@ -101,6 +102,9 @@ const HARDWARE: Choice = Choice {
         "qedi",
         "be2iscsi",
         "qla4xxx",
+        // Of a BMC the agent only reads.
+        "ipmi_watchdog",
+        "ipmi_poweroff",
     ],
 };
 

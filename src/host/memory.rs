@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferric_api::{HardwareDetails, MacAddress};
-use ferric_bmc::{PowerAction, PowerState, SystemFacts};
+use ferric_bmc::{ManagerFacts, PowerAction, PowerState, SystemFacts};
 use jiff::Timestamp;
 
 use super::backoff;
@@ -45,6 +45,8 @@ pub enum Job {
     Power(PowerAction),
     /// Read the Secret with the network of the host's agent. The BMC has no part in it.
     ReadNetwork,
+    /// Read what the BMC says of itself.
+    ReadManager,
 }
 
 impl Job {
@@ -66,6 +68,7 @@ impl Job {
             }
             Self::Power(_) => "the server to restart".to_owned(),
             Self::ReadNetwork => "the network data of the agent to be read".to_owned(),
+            Self::ReadManager => "the BMC to say what it is itself".to_owned(),
         }
     }
 
@@ -75,7 +78,7 @@ impl Job {
             Self::BootAgent(_) | Self::BootDisk | Self::BootLiveIso | Self::BootKernel | Self::Power(_) => {
                 true
             }
-            Self::Probe | Self::Inspect | Self::ReadPower | Self::ReadNetwork => false,
+            Self::Probe | Self::Inspect | Self::ReadPower | Self::ReadNetwork | Self::ReadManager => false,
         }
     }
 }
@@ -99,6 +102,8 @@ pub enum JobOutcome {
     Power(PowerState),
     /// The network of the agent.
     Network(AgentNetwork),
+    /// What the BMC says of itself.
+    Manager(ManagerFacts),
     /// Accepted.
     Done,
     /// Failed.
@@ -145,6 +150,10 @@ impl KnownPorts {
         self.macs.as_ref().is_none_or(|macs| macs.contains(&mac.to_ascii_lowercase()))
     }
 }
+
+/// After so many failures in a row a BMC is taken for one that does not say what it is itself: some hang at what is asked for
+/// here, and nothing else depends on it.
+const MANAGER_TRIES: u32 = 5;
 
 /// How the reasons of failures begin that are about network data.
 pub const NETWORK_DATA: &str = "NetworkData";
@@ -264,6 +273,10 @@ pub struct BmcMemory {
     pub since: Timestamp,
     /// Facts of the last probe.
     pub facts: Option<Seen<SystemFacts>>,
+    /// What the BMC said of itself last.
+    pub manager: Option<Seen<ManagerFacts>>,
+    /// How often in a row it failed to say that.
+    manager_failures: u32,
     /// Power as last read.
     pub power: Option<Seen<PowerState>>,
     /// Something happened at the BMC: the power is to be read again, however lately it was read.
@@ -308,6 +321,8 @@ impl BmcMemory {
         Self {
             since: now,
             facts: None,
+            manager: None,
+            manager_failures: 0,
             power: None,
             nudged: false,
             hardware: None,
@@ -334,6 +349,7 @@ impl BmcMemory {
         if self.address.as_deref() != Some(address) {
             self.address = Some(address.to_owned());
             self.facts = None;
+            (self.manager, self.manager_failures) = (None, 0);
             self.power = None;
             self.hardware = None;
             self.boot = None;
@@ -376,6 +392,11 @@ impl BmcMemory {
         self.running = Some(Seen { value: job.clone(), at: now });
     }
 
+    fn see_manager(&mut self, manager: ManagerFacts, now: Timestamp) {
+        self.manager = Some(Seen { value: manager, at: now });
+        self.manager_failures = 0;
+    }
+
     /// Takes in how a job ended.
     pub fn finish(&mut self, job: &Job, outcome: JobOutcome, now: Timestamp) {
         self.running = None;
@@ -397,6 +418,12 @@ impl BmcMemory {
                     failure.job = Some(job.clone());
                     failure.cheap = *job == Job::ReadNetwork;
                 }
+                if *job == Job::ReadManager {
+                    self.manager_failures += 1;
+                    if self.manager_failures >= MANAGER_TRIES {
+                        self.see_manager(ManagerFacts::default(), now);
+                    }
+                }
                 return;
             }
             JobOutcome::Facts(facts) => {
@@ -410,6 +437,7 @@ impl BmcMemory {
                 self.failure.take_if(|failure| failure.reason.starts_with(NETWORK_DATA));
                 return;
             }
+            JobOutcome::Manager(manager) => self.see_manager(manager, now),
             JobOutcome::Hardware(hardware) => self.hardware = Some(Arc::from(hardware)),
             JobOutcome::Power(power) => {
                 self.power = Some(Seen { value: power, at: now });
@@ -458,7 +486,10 @@ impl BmcMemory {
                 self.failure = None;
             }
             RecordWrite::BeginBoot { .. } => self.attempt = 0,
-            RecordWrite::ClearRetry => self.failure = None,
+            RecordWrite::ClearRetry => {
+                self.failure = None;
+                self.manager = None;
+            }
             _ => {}
         }
     }

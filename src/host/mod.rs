@@ -6,6 +6,7 @@
 
 pub mod addresses;
 pub mod backoff;
+pub mod bmc_match;
 pub mod cards;
 pub mod consumer;
 pub mod duplicates;

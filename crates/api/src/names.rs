@@ -18,6 +18,11 @@ pub const DECIDE_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/deci
 /// Annotation of a `BareMetalMachineTemplate`: what its nodes keep for themselves, as `cpu=200m,memory=2Gi`; its published
 /// capacity is net of that.
 pub const NODE_RESERVE_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/node-reserve";
+/// Annotation: the BMC that a machine has by what it says in band may be another than the one that is configured. The value
+/// is what the condition `BMCMismatch` names: it holds for that BMC only.
+pub const ACCEPT_BMC_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/accept-bmc";
+/// Annotation of a discovered host: the address of its BMC, as the BMC itself says it to the machine.
+pub const DISCOVERED_BMC_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/discovered-bmc-address";
 
 /// Annotation of a machine: the host (`namespace/name`) that its intent moved on from last. Before the machine claims
 /// another, that host must have been read as not naming it.

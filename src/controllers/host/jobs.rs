@@ -6,7 +6,7 @@ use std::time::Duration;
 use ferric_api::host::BootMode;
 use ferric_api::{BareMetalHost, BmcAddress, BmcScheme};
 use ferric_bmc::{
-    Bmc, BmcError, BootMethod, BootTarget, ConnectOptions, Credentials, PowerAction, PowerState,
+    Bmc, BmcError, BootMethod, BootTarget, ConnectOptions, Credentials, ManagerFacts, PowerAction, PowerState,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
@@ -150,6 +150,7 @@ async fn run(
                 not_before: None,
             },
         },
+        Job::ReadManager => JobOutcome::Manager(manager(bmc).await?),
         // It was read before a BMC was asked for.
         Job::ReadNetwork => JobOutcome::Done,
         Job::Power(action) => {
@@ -157,6 +158,29 @@ async fn run(
             read_back(bmc, *action).await?
         }
     })
+}
+
+/// What the BMC says of itself. One that does not say has nothing to be compared; one that cannot be asked now is asked again.
+async fn manager(bmc: &dyn Bmc) -> Result<ManagerFacts, BmcError> {
+    use BmcError::{
+        Busy, CertificateRejected, CircuitOpen, DriverNotAvailable, Timeout, Unauthorized, Unreachable,
+    };
+    match bmc.manager_facts().await {
+        Ok(facts) => Ok(facts),
+        Err(
+            error @ (Busy { .. }
+            | CertificateRejected { .. }
+            | CircuitOpen { .. }
+            | DriverNotAvailable { .. }
+            | Timeout { .. }
+            | Unauthorized { .. }
+            | Unreachable { .. }),
+        ) => Err(error),
+        Err(error) => {
+            info!(%error, "the BMC does not say what it is itself");
+            Ok(ManagerFacts::default())
+        }
+    }
 }
 
 /// The power is what was read, not what was asked for. What was asked for is not asked for again in here: a read that

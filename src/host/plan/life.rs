@@ -9,7 +9,9 @@ use ferric_bmc::{PowerAction, PowerState};
 use ferric_protocol::v1::{Nic, TaskErrorCode};
 
 use super::boot::{agent, read_power};
-use super::{LONG, SHORT, act, after, annotation, fresh_power, live, record, seed, state_of, until, wait};
+use super::{
+    LONG, SHORT, act, after, annotation, belongs, fresh_power, live, record, seed, state_of, until, wait,
+};
 use crate::deploy::hub::{AgentView, TaskOutcome, TaskState};
 use crate::deploy::images::{ImageState, ReadyImage};
 use crate::host::backoff::spread;
@@ -92,7 +94,8 @@ pub(super) fn clean(o: &Observation<'_>, state: State) -> Plan {
     };
     let id = task_id(o, "clean", view.boot_number);
     match view.tasks.get(&id) {
-        None => act(state, Action::Task(AgentTask::Clean { id, mode })),
+        None => belongs::check(o, view, state)
+            .unwrap_or_else(|| act(state, Action::Task(AgentTask::Clean { id, mode }))),
         Some(TaskState::Succeeded(_)) => {
             let keep_agent = o.consumer.desired().is_some();
             // Nobody waits for a host that is to be free: a switch that is not known says who it is twice a minute.
@@ -243,6 +246,9 @@ pub(super) fn provision(o: &Observation<'_>) -> Plan {
         Err(plan) => return *plan,
     };
     if on_disk.is_none_or(|image| image.digest != ready.digest) {
+        if let Some(plan) = belongs::check(o, view, state) {
+            return plan;
+        }
         let write = RecordWrite::BeginWrite {
             image: Box::new(desired.image.clone()),
             digest: ready.digest.clone(),
@@ -253,7 +259,8 @@ pub(super) fn provision(o: &Observation<'_>) -> Plan {
     }
     let id = task_id(o, "deploy", view.boot_number);
     match view.tasks.get(&id) {
-        None => act(state, Action::Task(AgentTask::Deploy { id })),
+        None => belongs::check(o, view, state)
+            .unwrap_or_else(|| act(state, Action::Task(AgentTask::Deploy { id }))),
         Some(TaskState::Succeeded(TaskOutcome::Deploy(result))) => {
             start_disk(o, Some(WrittenDisk::from(&**result)))
         }

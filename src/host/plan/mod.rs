@@ -4,6 +4,7 @@
 //! record is about, who uses it, and only then what is missing on it. Everything is derived from spec, record and
 //! readings; the status is never an input.
 
+mod belongs;
 mod boot;
 mod life;
 pub mod live;

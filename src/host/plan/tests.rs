@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use ferric_api::host::{BareMetalHostSpec, BmcDetails, ClaimRecord, ConsumerRef, Image};
 use ferric_api::{BareMetalHost, HardwareDetails};
-use ferric_bmc::{BootMethod, PowerAction, SystemFacts};
-use ferric_protocol::v1::{CleanResult, Compression, DeployResult};
+use ferric_bmc::{BootMethod, ManagerFacts, PowerAction, SystemFacts};
+use ferric_protocol::v1::{CleanResult, Compression, DeployResult, InBandBmc, Inventory};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
 
@@ -22,6 +22,7 @@ use crate::host::observation::Limits;
 use crate::host::{Action, AgentTask, Consumer, Job, Observation, RecordWrite, Step};
 use crate::key::Key;
 
+mod belongs;
 mod faults;
 mod kernel;
 mod kexec;
@@ -62,6 +63,12 @@ struct World {
     booted: Timestamp,
     /// The ports of which its agent says that it listens to their switches; it says that of none when there are none.
     listens: Vec<ferric_protocol::v1::Nic>,
+    /// Whether this process of the manager was told what its agent sees.
+    tells: bool,
+    /// What its BMC says to its agent.
+    in_band: Option<InBandBmc>,
+    /// What its BMC says of itself over the network.
+    manager: ManagerFacts,
     /// Ports whose switches `HardwareData` knows; `None`: there is no `HardwareData`.
     known_ports: Option<HardwareDetails>,
     /// What the Secret of the agent's network holds.
@@ -112,6 +119,9 @@ impl World {
             power_changes_while_provisioned: 0,
             booted: now,
             listens: Vec::new(),
+            tells: true,
+            in_band: None,
+            manager: ManagerFacts::default(),
             known_ports: Some(HardwareDetails::default()),
             network: None,
             steps: Vec::new(),
@@ -144,10 +154,11 @@ impl World {
             fingerprint: format!("key-{number}"),
             boot_number: number,
             connected_since: self.booted,
-            inventory: (!self.listens.is_empty()).then(|| {
-                Arc::new(ferric_protocol::v1::Inventory {
-                    neighbours_pending: true,
+            inventory: self.tells.then(|| {
+                Arc::new(Inventory {
+                    neighbours_pending: !self.listens.is_empty(),
                     nics: self.listens.clone(),
+                    bmc: self.in_band.clone(),
                     ..Default::default()
                 })
             }),
@@ -226,6 +237,7 @@ impl World {
             Job::Probe => JobOutcome::Facts(self.facts()),
             Job::Inspect => JobOutcome::Hardware(Box::default()),
             Job::ReadPower => JobOutcome::Power(self.power()),
+            Job::ReadManager => JobOutcome::Manager(self.manager.clone()),
             Job::ReadNetwork => match &self.network {
                 Some(arguments) => JobOutcome::Network(AgentNetwork {
                     secret: "net".to_owned(),

@@ -5,13 +5,16 @@
 //! of them is enough to refuse it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ferric_api::hardware::HardwareDetails;
 use ferric_api::host::{Approval, BareMetalHostSpec};
+use ferric_api::names::DISCOVERED_BMC_ANNOTATION;
 use ferric_api::{BareMetalHost, MacAddress};
 use ferric_bmc::SystemFacts;
 use ferric_protocol::v1::Inventory;
 
+use crate::host::bmc_match::is_telling_address;
 use crate::host::duplicates::{is_telling, swapped_uuid};
 use crate::key::Key;
 
@@ -148,7 +151,19 @@ pub fn plan<'a>(
     let mut host = BareMetalHost::new(&name(report.mac), spec);
     host.metadata.namespace = Some(namespace.to_owned());
     host.metadata.labels = Some(labels.clone()).filter(|labels| !labels.is_empty());
+    let bmc = bmc_address(report.inventory).map(|address| address.to_string());
+    host.metadata.annotations =
+        bmc.map(|address| BTreeMap::from([(DISCOVERED_BMC_ANNOTATION.to_owned(), address)]));
     Ok(host)
+}
+
+/// Where the machine's BMC is, as that says it itself: the first of its channels with an address that leads there from
+/// elsewhere, IPv4 before IPv6. By which protocol it is spoken to over the network it does not say.
+fn bmc_address(inventory: &Inventory) -> Option<IpAddr> {
+    let lans = &inventory.bmc.as_ref()?.lans;
+    let useful = |text: &String| text.parse::<IpAddr>().ok().filter(is_telling_address);
+    let v4 = lans.iter().find_map(|lan| useful(&lan.address));
+    v4.or_else(|| lans.iter().flat_map(|lan| &lan.ipv6_addresses).find_map(useful))
 }
 
 /// The name of a discovered host: that of the card that asked, since nothing else of a machine is certainly its own.
@@ -259,6 +274,32 @@ mod tests {
         let nothing =
             Inventory { nics: inventory().nics, serial_number: "None".into(), ..Inventory::default() };
         assert_eq!(found(&nothing, &[]).unwrap().spec.description.as_deref(), Some("discovered"));
+    }
+
+    #[test]
+    fn the_bmc_says_where_it_is_and_nothing_is_made_up() {
+        let lan = |address: &str, ipv6: &[&str]| v1::InBandBmcLan {
+            address: address.into(),
+            ipv6_addresses: ipv6.iter().map(|text| (*text).to_owned()).collect(),
+            ..v1::InBandBmcLan::default()
+        };
+        for (lans, expected) in [
+            (vec![], None),
+            (vec![lan("10.1.0.7", &["2001:db8::7"])], Some("10.1.0.7")),
+            // Not set yet, the wire to the server itself, and no address at all.
+            (
+                vec![lan("0.0.0.0", &[]), lan("169.254.3.1", &[]), lan("x", &[]), lan("10.1.0.8", &[])],
+                Some("10.1.0.8"),
+            ),
+            (vec![lan("", &["fe80::1", "2001:db8::7"])], Some("2001:db8::7")),
+            (vec![lan("255.255.255.255", &["ff02::1"])], None),
+        ] {
+            let bmc = Some(v1::InBandBmc { lans, ..v1::InBandBmc::default() });
+            let host = found(&Inventory { bmc, ..inventory() }, &[]).unwrap();
+            let annotations = host.metadata.annotations.unwrap_or_default();
+            assert_eq!(annotations.get(DISCOVERED_BMC_ANNOTATION).map(String::as_str), expected);
+            assert_eq!((annotations.len(), host.spec.bmc), (usize::from(expected.is_some()), None));
+        }
     }
 
     #[test]

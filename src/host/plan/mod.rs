@@ -12,6 +12,7 @@ mod release;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ferric_api::host::{CleaningMode, ErrorType, HostIdentity, HostRecord};
@@ -161,7 +162,15 @@ fn unapproved(o: &Observation<'_>) -> Plan {
         Some(other) => format!(
             "discovered: to be deleted, for BareMetalHost {other} names the same server, which an operator enrolled"
         ),
-        None => "discovered: an operator's approval: set spec.bmc and spec.approval to Approved, or delete this host".to_owned(),
+        None => format!(
+            "discovered: an operator's approval: set spec.bmc{} and spec.approval to Approved, or delete this host",
+            // Whoever may write the annotation may write anything there.
+            match annotation(o, names::DISCOVERED_BMC_ANNOTATION).and_then(|text| text.parse::<IpAddr>().ok())
+            {
+                Some(address) => format!(" (the BMC says that it is at {address})"),
+                None => String::new(),
+            }
+        ),
     };
     let reason = if o.duplicate_of.is_some() { "DuplicateHost" } else { "WaitingForApproval" };
     let mut plan = wait(State::Unmanaged, Wait::new(reason, message.clone(), LONG));

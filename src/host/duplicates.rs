@@ -69,6 +69,8 @@ pub fn marks(host: &BareMetalHost) -> Vec<String> {
     let mut marks = Vec::new();
     if let Some(bmc) = &spec.bmc
         && let Ok(address) = bmc.address.parse::<BmcAddress>()
+        // All servers of one network are woken by the same address.
+        && !spec.wakes_only()
     {
         marks.push(format!("bmc {}", address.system_key()));
     }

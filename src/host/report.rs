@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use ferric_api::ConditionStatus;
 use ferric_api::condition::{self, types};
 use ferric_api::host::{
     BareMetalHostStatus, BmcStatus, CredentialsStatus, Image, ImageFormat, ImageRecord, InspectionMode,
     OperationalStatus, ProvisioningState as State, WaitingFor,
 };
+use ferric_api::{BmcAddress, ConditionStatus};
 use ferric_bmc::{BootMethod, PowerState};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -88,13 +88,18 @@ pub fn status(o: &Observation<'_>, plan: &Plan) -> BareMetalHostStatus {
     if let Some(facts) = &o.bmc.facts {
         let facts = &facts.value;
         new.bmc = Some(BmcStatus {
-            driver: Some("redfish".to_owned()),
+            driver: Some(driver(o).to_owned()),
             manufacturer: facts.manufacturer.clone(),
             product: facts.product.clone(),
             firmware: facts.bmc_firmware.clone(),
             system_uuid: facts.system_uuid.clone(),
             serial_number: facts.serial_number.clone(),
             boot_methods: facts.boot_methods.iter().map(|m| boot_method(*m).to_owned()).collect(),
+            unsupported: if o.host.spec.wakes_only() {
+                WITHOUT_A_BMC.iter().map(|what| (*what).to_owned()).collect()
+            } else {
+                Vec::new()
+            },
         });
     }
     if let Some((name, version)) = &o.bmc.credentials {
@@ -164,6 +169,24 @@ pub fn status(o: &Observation<'_>, plan: &Plan) -> BareMetalHostStatus {
     new
 }
 
+/// What cannot be done to a server without a BMC.
+const WITHOUT_A_BMC: [&str; 8] = [
+    "ReadPower",
+    "PowerOff",
+    "Restart",
+    "SetBootSource",
+    "VirtualMedia",
+    "SecureBoot",
+    "HardwareInventory",
+    "Fencing",
+];
+
+/// By what the BMC is spoken to.
+fn driver(o: &Observation<'_>) -> &'static str {
+    let address = o.host.spec.bmc.as_ref().and_then(|bmc| bmc.address.parse::<BmcAddress>().ok());
+    address.map_or("redfish", |address| address.family())
+}
+
 /// The image that a host runs, as far as the record tells.
 fn shown_image(o: &Observation<'_>, record: &ImageRecord) -> Option<Image> {
     if live::runs_kernel(record) {
@@ -187,7 +210,11 @@ fn registered(o: &Observation<'_>, plan: &Plan) -> (ConditionStatus, String, Str
     }
     if o.bmc.facts.is_some() {
         let insecure = o.host.spec.bmc.as_ref().is_some_and(|bmc| bmc.disable_certificate_verification);
-        return if insecure {
+        return if o.host.spec.wakes_only() {
+            let message = "there is no BMC: the server is woken by magic packets, its power is not known, and only what runs \
+                           on it restarts it or switches it off";
+            (ConditionStatus::True, "WakeOnLAN".to_owned(), message.to_owned())
+        } else if insecure {
             let message =
                 "the certificate of the BMC is not verified: spec.bmc.disableCertificateVerification is set";
             (ConditionStatus::True, "CertificateNotVerified".to_owned(), message.to_owned())

@@ -185,6 +185,20 @@ pub(crate) fn wol_without_secure_boot() -> Rule {
     .field_path(".bootMode")
 }
 
+/// What runs on a server without a BMC is not switched off by anybody else.
+pub(crate) fn wol_stays_on() -> Rule {
+    rule(
+        format!(
+            "!({}) || has(self.online) && self.online || !has(self.image) && !(has(self.externallyProvisioned) && \
+             self.externallyProvisioned)",
+            has_scheme("wol")
+        ),
+        "nothing switches a Wake-on-LAN host off while an operating system runs on it: set online to true for a host with \
+         image or externallyProvisioned, and shut its system down by hand",
+    )
+    .field_path(".online")
+}
+
 /// A host's disks belong to Ferric or to others.
 pub(crate) fn external_or_image() -> Rule {
     rule(

@@ -86,7 +86,7 @@ pub struct ImageRecord {
     /// The disk that was written, as the agent names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root_device: Option<String>,
-    /// The boot option that the server's UEFI firmware tries first, as the agent made it.
+    /// The boot option of the server's UEFI firmware for this disk, as the agent made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_entry: Option<String>,
     /// Why the agent made no boot option, though the firmware finds the boot loader by itself, or did not load the kernel that

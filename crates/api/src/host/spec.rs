@@ -35,6 +35,7 @@ use crate::rules;
     validation = rules::ipmi_without_secure_boot(),
     validation = rules::wol_needs_mac(),
     validation = rules::wol_without_secure_boot(),
+    validation = rules::wol_stays_on(),
     validation = rules::external_or_image(),
     validation = rules::live_iso_by_redfish(),
     validation = rules::kernel_not_by_wol(),
@@ -116,6 +117,13 @@ impl BareMetalHostSpec {
     /// Whether an operator has yet to approve the server.
     pub fn waits_for_approval(&self) -> bool {
         self.approval == Some(Approval::Pending)
+    }
+
+    /// Whether the server has no BMC and can only be woken: nothing reads its power or switches it off from outside.
+    pub fn wakes_only(&self) -> bool {
+        const SCHEME: &str = "wol://";
+        let address = self.bmc.as_ref().and_then(|bmc| bmc.address.get(..SCHEME.len()));
+        address.is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME))
     }
 }
 

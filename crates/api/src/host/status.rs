@@ -223,6 +223,10 @@ pub struct BmcStatus {
     /// Ways to boot the agent that the BMC offers, best first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub boot_methods: Vec<String>,
+    /// What cannot be done to the server by this address, whatever the server itself can do: of a server without a BMC
+    /// `ReadPower`, `PowerOff`, `Restart`, `SetBootSource`, `VirtualMedia`, `SecureBoot`, `HardwareInventory` and `Fencing`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unsupported: Vec<String>,
 }
 
 /// A version of the credentials Secret.

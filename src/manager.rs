@@ -102,6 +102,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         request: options.bmc_timeout(),
         // What is asked in one go goes over one connection; then it is closed. Each takes 40 KB, times all hosts.
         idle_connection: Duration::from_secs(5),
+        wake_on_lan: true,
         ..ferric_bmc::Limits::default()
     }));
     quirks::start(client.clone(), &options.identity_namespace, pool.clone(), events.clone(), &mut tasks);

@@ -446,6 +446,10 @@ impl BmcMemory {
                     // Some BMCs know one-time settings only, which are spent now: it is set again before the next start.
                     self.boot.take_if(|set| *set == BootSet::Kernel);
                 }
+                if power == PowerState::Unknown && *job == Job::Power(PowerAction::On) {
+                    // A magic packet, of several for one boot: the boot has its time from the first of them on.
+                    self.boot_since.get_or_insert(now);
+                }
             }
             JobOutcome::Done => match job {
                 Job::BootAgent(number) => self.boot = Some(BootSet::Agent(*number)),
@@ -485,10 +489,19 @@ impl BmcMemory {
                 self.attempt = 0;
                 self.failure = None;
             }
-            RecordWrite::BeginBoot { .. } => self.attempt = 0,
+            RecordWrite::BeginBoot { .. } => {
+                self.attempt = 0;
+                self.boot_since = None;
+                // An earlier magic packet was not sent for this boot.
+                self.power.take_if(|power| power.value == PowerState::Unknown);
+            }
             RecordWrite::ClearRetry => {
                 self.failure = None;
                 self.manager = None;
+            }
+            // What has failed on the way to an agent that nobody waits for any more.
+            RecordWrite::EndBoot => {
+                self.failure.take_if(|failure| !failure.from_bmc);
             }
             _ => {}
         }

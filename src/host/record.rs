@@ -27,7 +27,8 @@ pub enum RecordWrite {
     },
     /// The hardware was inspected.
     Inspected,
-    /// The power was read as off and the agent is about to be booted under this number.
+    /// The power was read as off and the agent is about to be booted under this number. Of a server without a BMC the power
+    /// is not known: what runs there may go on until the agent has registered.
     BeginBoot {
         /// The number.
         number: i64,
@@ -36,6 +37,9 @@ pub enum RecordWrite {
     AgentRegistered {
         /// SHA-256 of the key, hex.
         fingerprint: String,
+        /// What the agent says of its machine. It is kept where there is no BMC to say it: from then on it has to be this
+        /// machine.
+        machine: HostIdentity,
     },
     /// The current agent boot is over.
     EndBoot,
@@ -69,7 +73,7 @@ pub enum RecordWrite {
     },
     /// Cleaning is disabled: forget the image without wiping it.
     Forget,
-    /// The old workload is dead (power read as off): the claim ends here.
+    /// The old workload is dead (power read as off, or our agent runs in its place): the claim ends here.
     Release,
     /// The claim ends and nothing was started under it.
     Free,
@@ -166,13 +170,17 @@ impl RecordWrite {
                 block_move(&mut host, true);
                 record.agent =
                     Some(AgentRecord { boot_number: *number, key_fingerprint: None, ended: false });
-                if record.image.is_some() && record.claim.is_none() && record.quiesced_at.is_none() {
-                    record.quiesced_at = Some(time());
+                if !host.spec.wakes_only() {
+                    quiesced(&mut record, now);
                 }
             }
-            Self::AgentRegistered { fingerprint } => {
+            Self::AgentRegistered { fingerprint, machine } => {
                 if let Some(agent) = record.agent.as_mut() {
                     agent.key_fingerprint = Some(fingerprint.clone());
+                }
+                if host.spec.wakes_only() {
+                    quiesced(&mut record, now);
+                    learn(&mut record, machine);
                 }
             }
             Self::EndBoot => {
@@ -231,8 +239,11 @@ impl RecordWrite {
                     record.cleaned = None;
                 }
                 drop_claim(&mut host, &mut record);
-                end_agent(&mut record);
-                block_move(&mut host, false);
+                // A server without a BMC is released once its agent runs, which has yet to wipe the disks.
+                if !host.spec.wakes_only() {
+                    end_agent(&mut record);
+                    block_move(&mut host, false);
+                }
                 record.quiesced_at = Some(time());
             }
             Self::Free => drop_claim(&mut host, &mut record),
@@ -359,6 +370,26 @@ fn block_move(host: &mut BareMetalHost, on: bool) {
     }
 }
 
+/// What ran is dead, and nobody uses the host any more.
+fn quiesced(record: &mut HostRecord, now: Timestamp) {
+    if record.image.is_some() && record.claim.is_none() && record.quiesced_at.is_none() {
+        record.quiesced_at = Some(Time(now));
+    }
+}
+
+/// Completes the identity of a machine that no BMC speaks for.
+fn learn(record: &mut HostRecord, machine: &HostIdentity) {
+    let Some(identity) = record.identity.as_mut() else { return };
+    for (known, found) in [
+        (&mut identity.system_uuid, &machine.system_uuid),
+        (&mut identity.serial_number, &machine.serial_number),
+    ] {
+        if known.is_none() {
+            known.clone_from(found);
+        }
+    }
+}
+
 fn end_agent(record: &mut HostRecord) {
     if let Some(agent) = record.agent.as_mut() {
         agent.ended = true;
@@ -417,6 +448,31 @@ mod tests {
                 merge(&mut value, &patch);
             }
             prop_assert_eq!(value, after);
+        }
+    }
+
+    #[test]
+    fn a_machine_without_a_bmc_is_known_by_its_first_agent_from_then_on() {
+        let found = |serial: &str| RecordWrite::AgentRegistered {
+            fingerprint: "ab".to_owned(),
+            machine: HostIdentity { serial_number: Some(serial.to_owned()), ..HostIdentity::default() },
+        };
+        for (address, expected) in [("wol://192.0.2.255", Some("s1")), ("redfish://192.0.2.1", None)] {
+            let bmc = ferric_api::host::BmcDetails { address: address.to_owned(), ..Default::default() };
+            let mut host = BareMetalHost::new("h", Default::default());
+            host.spec.bmc = Some(bmc);
+            let now = Timestamp::UNIX_EPOCH;
+            for write in [
+                RecordWrite::Enrol { identity: HostIdentity::default() },
+                RecordWrite::BeginBoot { number: 1 },
+                found("s1"),
+                RecordWrite::BeginBoot { number: 2 },
+                found("s2"),
+            ] {
+                host = write.apply(&host, now);
+            }
+            let identity = host.spec.record.and_then(|record| record.identity).unwrap_or_default();
+            assert_eq!(identity.serial_number.as_deref(), expected, "{address}");
         }
     }
 

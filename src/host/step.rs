@@ -84,6 +84,11 @@ pub enum Action {
         /// One sentence.
         message: String,
     },
+    /// Count a server without a BMC as not woken. Its agent boot stays open: somebody may press the button.
+    NotWoken {
+        /// One sentence.
+        message: String,
+    },
 }
 
 /// A task for the agent.
@@ -106,13 +111,27 @@ pub enum AgentTask {
         /// Task ID.
         id: String,
     },
+    /// Restart the machine through its firmware.
+    Restart {
+        /// Task ID.
+        id: String,
+    },
+    /// Switch the machine off.
+    PowerOff {
+        /// Task ID.
+        id: String,
+    },
 }
 
 impl AgentTask {
     /// The task ID.
     pub fn id(&self) -> &str {
         match self {
-            Self::Clean { id, .. } | Self::Deploy { id } | Self::Kexec { id } => id,
+            Self::Clean { id, .. }
+            | Self::Deploy { id }
+            | Self::Kexec { id }
+            | Self::Restart { id }
+            | Self::PowerOff { id } => id,
         }
     }
 }

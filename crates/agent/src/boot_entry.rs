@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io};
 
 use ferric_image::{Arch, BlockDevice, Esp, EspError};
 
-use crate::load_option::{self, BootChange, BootOptions, LoadOption};
+use crate::load_option::{self, BootChange, BootOptions, LoadOption, Place};
 
 /// Most boot options that are read: more than any firmware shows.
 const MOST_OPTIONS: usize = 512;
@@ -39,13 +39,13 @@ pub trait FirmwareVariables {
 /// What came of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BootEntry {
-    /// The option that is tried first, as a person reads it: `Boot0003 \EFI\debian\shimx64.efi`. Empty: none was made.
+    /// The option that was made, as a person reads it: `Boot0003 \EFI\debian\shimx64.efi`. Empty: none was made.
     pub entry: String,
     /// Why none was made, though the machine starts all the same. Empty: nothing went wrong.
     pub warning: String,
 }
 
-/// Makes a boot option for the loader on a disk, puts it first, and removes those of ours for disks that were written
+/// Makes a boot option for the loader on a disk, puts it in its place, and removes those of ours for disks that were written
 /// before. What cannot be done is a warning where the firmware finds the loader by itself.
 ///
 /// # Errors
@@ -54,6 +54,7 @@ pub fn set(
     firmware: &dyn FirmwareVariables,
     device: &mut dyn BlockDevice,
     arch: Arch,
+    place: Place,
 ) -> Result<BootEntry, String> {
     let warning = |warning: String| Ok(BootEntry { warning, ..BootEntry::default() });
     let block = device.block_size();
@@ -74,7 +75,7 @@ pub fn set(
             esp.partition.number
         ));
     };
-    match put_first(firmware, &esp, block, path) {
+    match put(firmware, &esp, block, path, place) {
         Ok(number) => Ok(BootEntry {
             entry: format!("{} {path}", load_option::variable(number)),
             warning: String::new(),
@@ -88,11 +89,11 @@ pub fn set(
     }
 }
 
-fn put_first(firmware: &dyn FirmwareVariables, esp: &Esp, block: u32, path: &str) -> io::Result<u16> {
+fn put(firmware: &dyn FirmwareVariables, esp: &Esp, block: u32, path: &str, place: Place) -> io::Result<u16> {
     let wanted = LoadOption::new(&esp.partition, block, path)
         .ok_or_else(|| io::Error::other("the path of the loader is too long"))?;
     let now = boot_options(firmware)?;
-    let change = load_option::put_first(&now, &wanted)
+    let change = load_option::put(&now, &wanted, place)
         .ok_or_else(|| io::Error::other("the firmware has no number left for a boot entry"))?;
     let BootChange { number, write, order, remove } = change;
     if write {

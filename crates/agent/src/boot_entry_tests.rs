@@ -68,7 +68,7 @@ fn disk(identity: u128, files: &[&str]) -> MemDevice {
 }
 
 fn attempt(flash: &Flash, device: &mut MemDevice) -> Result<BootEntry, String> {
-    set(flash, device, Arch::X64)
+    set(flash, device, Arch::X64, Place::First)
 }
 
 #[test]
@@ -93,6 +93,15 @@ fn each_written_disk_is_started_first_and_the_one_before_is_forgotten() {
     assert_eq!(made, BootEntry { entry: "Boot0001 \\EFI\\BOOT\\BOOTX64.EFI".into(), warning: String::new() });
     assert_eq!(*flash.journal.borrow(), ["write Boot0001", "remove Boot0005"]);
     assert_eq!(flash.read("BootOrder").unwrap().unwrap(), [1, 0, 0, 0]);
+}
+
+#[test]
+fn the_network_stays_first_where_that_is_asked_for() {
+    let flash = Flash::default();
+    flash.write("BootOrder", &[0, 0]).unwrap();
+    let made = set(&flash, &mut disk(7, &[SHIM]), Arch::X64, Place::Last).unwrap();
+    assert_eq!(made.entry, "Boot0001 \\EFI\\debian\\shimx64.efi");
+    assert_eq!(flash.read("BootOrder").unwrap().unwrap(), [0, 0, 1, 0]);
 }
 
 #[test]

@@ -118,7 +118,7 @@ pub struct BootOptions {
 /// What is to be done, in this order: a machine that loses its power in between starts from what it has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BootChange {
-    /// Number of the option that is tried first afterwards.
+    /// Number of the option afterwards.
     pub number: u16,
     /// The option is not there as it should be: write it.
     pub write: bool,
@@ -128,10 +128,19 @@ pub struct BootChange {
     pub remove: Vec<u16>,
 }
 
-/// Makes an option the first one. The flash that holds the variables wears out: what is right already is not written.
+/// Where in the order an option is put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// It is tried first.
+    First,
+    /// It is tried when nothing else came to anything: the firmware goes on asking the network first, where it did so.
+    Last,
+}
+
+/// Puts an option in its place. The flash that holds the variables wears out: what is right already is not written.
 /// `None` if all numbers are taken.
 #[must_use]
-pub fn put_first(firmware: &BootOptions, wanted: &LoadOption) -> Option<BootChange> {
+pub fn put(firmware: &BootOptions, wanted: &LoadOption, place: Place) -> Option<BootChange> {
     let ours = |bytes: &[u8]| description(bytes).is_some_and(|text| text.starts_with(OURS));
     let own: BTreeSet<u16> =
         firmware.options.iter().filter(|(_, bytes)| ours(bytes)).map(|(number, _)| *number).collect();
@@ -140,11 +149,15 @@ pub fn put_first(firmware: &BootOptions, wanted: &LoadOption) -> Option<BootChan
     let free = || (0..=u16::MAX).find(|n| !firmware.options.contains_key(n) && !firmware.order.contains(n));
     let number = same.or_else(|| own.first().copied()).or_else(free)?;
     let remove: Vec<u16> = own.into_iter().filter(|n| *n != number).collect();
-    let mut order = vec![number];
+    let mut order = Vec::new();
     for other in &firmware.order {
-        if !remove.contains(other) && !order.contains(other) {
+        if *other != number && !remove.contains(other) && !order.contains(other) {
             order.push(*other);
         }
+    }
+    match place {
+        Place::First => order.insert(0, number),
+        Place::Last => order.push(number),
     }
     Some(BootChange {
         number,

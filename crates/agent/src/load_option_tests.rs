@@ -98,13 +98,36 @@ fn the_written_disk_comes_first_and_older_entries_of_ours_go() {
         ),
     ];
     for (firmware, expected) in table {
-        let Some(mut got) = put_first(&firmware, &wanted) else { panic!("{firmware:?}") };
+        let Some(mut got) = put(&firmware, &wanted, Place::First) else { panic!("{firmware:?}") };
         if firmware.order.first() == Some(&4) {
             // Removed from the order, too.
             assert_eq!(got.order.take(), Some(vec![4, 0]));
         }
         assert_eq!(got, expected, "{firmware:?}");
     }
+}
+
+#[test]
+fn where_the_network_is_to_be_asked_first_the_written_disk_comes_last() {
+    let wanted = option("\\EFI\\debian\\shimx64.efi");
+    let (disk, net) = (foreign("UEFI disk"), foreign("UEFI PXEv4"));
+    let options = |ours: Option<u16>| {
+        let ours = ours.map(|number| (number, wanted.bytes.clone()));
+        [(1, net.clone()), (2, disk.clone())].into_iter().chain(ours).collect::<BTreeMap<_, _>>()
+    };
+    for (ours, order, expected) in [
+        (None, vec![1, 2], vec![1, 2, 0]),
+        (None, vec![], vec![0]),
+        // It was first, when the server had another address.
+        (Some(5), vec![5, 1, 2], vec![1, 2, 5]),
+        (Some(5), vec![1, 5, 2], vec![1, 2, 5]),
+    ] {
+        let change = put(&BootOptions { options: options(ours), order }, &wanted, Place::Last).unwrap();
+        assert_eq!((change.write, change.order), (ours.is_none(), Some(expected)));
+    }
+    let right = BootOptions { options: options(Some(5)), order: vec![1, 2, 5] };
+    let change = put(&right, &wanted, Place::Last).unwrap();
+    assert_eq!(change, BootChange { number: 5, ..BootChange::default() });
 }
 
 #[test]
@@ -125,10 +148,12 @@ proptest! {
     }
 
     #[test]
-    fn afterwards_it_is_first_once_and_others_keep_their_order(
+    fn afterwards_it_is_in_its_place_once_and_others_keep_their_order(
         options in prop::collection::btree_map(0u16..40, any::<bool>(), 0..20),
         order in prop::collection::vec(0u16..40, 0..20),
+        first: bool,
     ) {
+        let place = if first { Place::First } else { Place::Last };
         let wanted = option("\\EFI\\debian\\shimx64.efi");
         let old = option("\\EFI\\debian\\grubx64.efi");
         let options: BTreeMap<u16, Vec<u8>> = options
@@ -137,7 +162,7 @@ proptest! {
             .collect();
         let mut firmware = BootOptions { options, order };
         let before = firmware.clone();
-        let change = put_first(&firmware, &wanted).unwrap();
+        let change = put(&firmware, &wanted, place).unwrap();
         if change.write {
             firmware.options.insert(change.number, wanted.bytes.clone());
         }
@@ -147,7 +172,8 @@ proptest! {
         for number in &change.remove {
             firmware.options.remove(number);
         }
-        prop_assert_eq!(firmware.order[0], change.number);
+        let at = if first { firmware.order.first() } else { firmware.order.last() };
+        prop_assert_eq!(at, Some(&change.number));
         prop_assert_eq!(&firmware.options[&change.number], &wanted.bytes);
         prop_assert!(!firmware.options.values().any(|bytes| *bytes == old.bytes));
         // Nobody else's option is changed.
@@ -155,7 +181,7 @@ proptest! {
             prop_assert_eq!(firmware.options.get(number), Some(bytes));
         }
         // And a second time there is nothing to do.
-        let again = put_first(&firmware, &wanted).unwrap();
+        let again = put(&firmware, &wanted, place).unwrap();
         prop_assert_eq!(again, BootChange { number: change.number, ..BootChange::default() });
     }
 }

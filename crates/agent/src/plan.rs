@@ -13,6 +13,7 @@ use url::Url;
 use crate::{
     erase::{Attempt, EraseError, Evidence},
     hints::{self, HintError},
+    load_option::Place,
 };
 
 /// A deploy task, understood.
@@ -30,6 +31,8 @@ pub struct DeployPlan {
     pub config_drive: Option<Drive>,
     /// Whether to have its kernel loaded.
     pub load_kernel: bool,
+    /// When the firmware is to try it.
+    pub place: Place,
 }
 
 /// A config drive in one of its layouts.
@@ -122,6 +125,7 @@ pub fn deploy(
         ca_pem: image.ca_pem.clone(),
         config_drive,
         load_kernel: task.load_kernel,
+        place: if task.network_first { Place::Last } else { Place::First },
     })
 }
 
@@ -318,6 +322,7 @@ mod tests {
             }),
             root_device_hints: None,
             load_kernel: false,
+            network_first: false,
             config_drive: Some(v1::ConfigDrive {
                 format: v1::ConfigDriveFormat::Nocloud.into(),
                 instance_id: "claim-1".into(),

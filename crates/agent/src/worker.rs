@@ -464,7 +464,7 @@ struct Deployed {
 
 impl DeployJob {
     fn run(mut self, mut image: ImageReader) -> Result<Deployed, TaskError> {
-        let DeployPlan { disk, url: _, write, ca_pem: _, config_drive, load_kernel } = self.plan;
+        let DeployPlan { disk, url: _, write, ca_pem: _, config_drive, load_kernel, place } = self.plan;
         let mut device = open(&*self.platform, &disk)?;
         let written =
             write_image(&mut image, &mut *device, &write, &mut |progress| self.observer.observe(progress))
@@ -485,7 +485,7 @@ impl DeployJob {
             return Err(error);
         }
         let boot = match (self.platform.firmware_variables(), Arch::own()) {
-            (Some(firmware), Some(arch)) => boot_entry::set(&*firmware, &mut *device, arch)
+            (Some(firmware), Some(arch)) => boot_entry::set(&*firmware, &mut *device, arch, place)
                 .map_err(|message| plan::error(TaskErrorCode::NoBootLoader, message))?,
             _ => BootEntry::default(),
         };

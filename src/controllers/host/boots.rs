@@ -86,6 +86,10 @@ impl BootLookup for HostBoots {
     fn uninvited(&self, host: &Key) {
         let now = Timestamp::now();
         let host_now = self.context.latest(host);
+        // It has the network first in its boot order, as it must.
+        if host_now.as_ref().is_some_and(|host| host.spec.wakes_only()) {
+            return;
+        }
         let told = host_now.as_ref().and_then(|host| host.status.as_ref()?.uninvited_boots.as_ref());
         // One of the many messages of a boot is enough.
         let begins = self.context.with(host, |r| {

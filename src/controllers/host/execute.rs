@@ -86,6 +86,17 @@ pub(super) async fn execute(
             });
             Ok(Outcome::Again)
         }
+        Action::NotWoken { message } => {
+            info!(host = %key, state = ?plan.state, %message, "not woken");
+            context.metrics.error("NotWoken");
+            context.with(key, |r| {
+                r.bmc.fail("NotWoken".to_owned(), message.clone(), None, false, Timestamp::now());
+                // Others need not wait until somebody comes by.
+                r.slot = None;
+                r.bmc.boot_since = None;
+            });
+            Ok(Outcome::Again)
+        }
         Action::BootFailed { message } => {
             info!(host = %key, state = ?plan.state, %message, "agent boot failed");
             context.metrics.error("AgentBootFailed");
@@ -175,7 +186,12 @@ async fn after_write(
     match write {
         RecordWrite::Cleaned { keep_agent, .. } => {
             hardware::save_evidence(key, context).await?;
-            if *keep_agent { acknowledge(key, context) } else { context.end_agent(key) }
+            // A server without a BMC is switched off by its agent, which has to be there to be told.
+            if *keep_agent || host.spec.wakes_only() {
+                acknowledge(key, context);
+            } else {
+                context.end_agent(key);
+            }
         }
         RecordWrite::StartDisk { .. } => {
             // What the agent heard of its switches may have come after the cleaning, or there was none.
@@ -187,6 +203,7 @@ async fn after_write(
             context.with(key, |r| r.slot = None);
         }
         RecordWrite::FinishWrite { .. } => acknowledge(key, context),
+        RecordWrite::Release | RecordWrite::Forget | RecordWrite::EndBoot if host.spec.wakes_only() => {}
         RecordWrite::Release | RecordWrite::Forget | RecordWrite::EndBoot | RecordWrite::Abandon { .. } => {
             context.end_agent(key);
         }

@@ -91,9 +91,10 @@ pub(super) async fn start(
         _ => boot_target(host, key, context, job, scheme),
     };
     let mode = host.spec.boot_mode;
+    let wakes_only = host.spec.wakes_only();
     let (context, key, job) = (context.clone(), key.clone(), job.clone());
     tokio::spawn(async move {
-        let result = run(&*connection, &job, target, mode).await;
+        let result = run(&*connection, &job, target, mode, wakes_only).await;
         // The Secret may have been mended: the next try reads it again.
         let reconnect =
             matches!(&result, Err(BmcError::Unauthorized { .. } | BmcError::CertificateRejected { .. }));
@@ -129,6 +130,7 @@ async fn run(
     job: &Job,
     target: Option<Result<BootTarget, choice::NoWay>>,
     mode: Option<BootMode>,
+    wakes_only: bool,
 ) -> Result<JobOutcome, BmcError> {
     Ok(match job {
         Job::Probe => JobOutcome::Facts(bmc.probe().await?),
@@ -155,7 +157,8 @@ async fn run(
         Job::ReadNetwork => JobOutcome::Done,
         Job::Power(action) => {
             bmc.set_power(*action).await?;
-            read_back(bmc, *action).await?
+            // Nobody answers a magic packet.
+            if wakes_only { JobOutcome::Power(PowerState::Unknown) } else { read_back(bmc, *action).await? }
         }
     })
 }

@@ -21,6 +21,14 @@ fn a_magic_packet_is_for_the_boot_mac() {
     assert_eq!(with("ipmi://192.0.2.1", mac), "ipmi://192.0.2.1:623");
 }
 
+#[tokio::test(start_paused = true)]
+async fn nobody_is_asked_what_came_of_a_magic_packet() {
+    let script = Script::new([Err(away())]);
+    let outcome = run(&script, &Job::Power(PowerAction::On), None, None, true).await;
+    assert!(matches!(outcome, Ok(JobOutcome::Power(PowerState::Unknown))), "{outcome:?}");
+    assert_eq!(*script.changes.lock().unwrap(), [PowerAction::On]);
+}
+
 /// A BMC that takes each change of power, and says of the power what it is told to say; the last of it for ever.
 struct Script {
     says: Mutex<VecDeque<Result<PowerState, BmcError>>>,
@@ -34,7 +42,7 @@ impl Script {
 
     async fn run(&self, job: Job) -> (Result<JobOutcome, BmcError>, Duration, Vec<PowerAction>) {
         let begin = Instant::now();
-        let outcome = run(self, &job, None, None).await;
+        let outcome = run(self, &job, None, None, false).await;
         (outcome, begin.elapsed(), self.changes.lock().unwrap().clone())
     }
 }

@@ -243,8 +243,9 @@ async fn finish(
     if plan::is_moot(&observation, &plan.step) {
         context.with(key, |r| r.bmc.failure = None);
     }
-    if agent.is_none() && plan.state == ferric_api::ProvisioningState::Provisioned {
-        // It restarted into the image; its tasks hold the user data.
+    use ferric_api::ProvisioningState::{Available, Provisioned};
+    if agent.is_none() && matches!(plan.state, Provisioned | Available) {
+        // It restarted into the image, or is off; its tasks hold the user data.
         context.hub.forget_absent(key);
     }
     let status = report::status(&observation, plan);

@@ -13,7 +13,7 @@ use super::execute::{self, Outcome};
 use super::{HostContext, discover};
 use crate::deploy::{RegisterError, Registrar};
 use crate::host::RecordWrite;
-use crate::host::duplicates::swapped_uuid;
+use crate::host::duplicates::{is_telling, swapped_uuid};
 use crate::key::Key;
 use crate::patch;
 
@@ -71,7 +71,10 @@ impl Registrar for HostRegistrar {
                 }
                 Err(refused) => return Err(refused),
             }
-            let write = RecordWrite::AgentRegistered { fingerprint: fingerprint.to_owned() };
+            let write = RecordWrite::AgentRegistered {
+                fingerprint: fingerprint.to_owned(),
+                machine: identity(inventory),
+            };
             let outcome = execute::write(&host, key, context, &write).await;
             host = match outcome {
                 Ok(Outcome::Changed(changed)) => changed,
@@ -153,6 +156,16 @@ fn already_registered(
         }
         Some(AgentRecord { key_fingerprint: None, ended: false, .. }) => Ok(false),
         Some(_) => Err(RegisterError::Spent),
+    }
+}
+
+/// What an agent says of its machine, as far as it tells it from others.
+fn identity(inventory: &Inventory) -> HostIdentity {
+    let telling = |text: &str| Some(text.trim().to_owned()).filter(|text| is_telling(text));
+    HostIdentity {
+        system_uuid: telling(&inventory.system_uuid.to_ascii_lowercase()),
+        serial_number: telling(&inventory.serial_number),
+        boot_mac_address: None,
     }
 }
 

@@ -48,7 +48,9 @@ pub(super) async fn submit(
                 .and_then(|record| record.image.as_ref()?.root_device.clone())
                 .unwrap_or_default(),
         }),
-        AgentTask::Kexec { .. } => v1::task::Work::Power(v1::Power { action: v1::PowerAction::Kexec.into() }),
+        AgentTask::Kexec { .. } => power(v1::PowerAction::Kexec),
+        AgentTask::Restart { .. } => power(v1::PowerAction::Reboot),
+        AgentTask::PowerOff { .. } => power(v1::PowerAction::PowerOff),
         AgentTask::Deploy { .. } => match deploy(host, key, context).await? {
             Ok(deploy) => v1::task::Work::Deploy(deploy),
             Err((reason, message)) => {
@@ -90,7 +92,13 @@ async fn deploy(
         root_device_hints: desired.hints.as_ref().map(hints),
         config_drive: Some(config_drive),
         load_kernel: desired.image.boot_after_write == Some(BootAfterWrite::Kexec),
+        // Nothing else makes such a server start our agent again.
+        network_first: host.spec.wakes_only(),
     }))
+}
+
+fn power(action: v1::PowerAction) -> v1::task::Work {
+    v1::task::Work::Power(v1::Power { action: action.into() })
 }
 
 /// Reads the Secrets that the consumer names, and puts together what an operating system is configured with.

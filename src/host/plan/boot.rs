@@ -3,7 +3,7 @@
 use ferric_api::ProvisioningState as State;
 use ferric_bmc::{PowerAction, PowerState};
 
-use super::{SHORT, act, after, fresh_power, record, until, wait};
+use super::{SHORT, act, after, fresh_power, record, until, wait, wake};
 use crate::deploy::hub::{AgentView, TaskOutcome, TaskState};
 use crate::host::consumer::cleaning_mode;
 use crate::host::memory::BootSet;
@@ -41,6 +41,9 @@ pub(super) fn agent<'a>(o: &'a Observation<'_>, state: State) -> Result<&'a Agen
         && o.bmc.network.as_ref().is_none_or(|network| network.value.secret != secret)
     {
         return Err(Box::new(read_network(state)));
+    }
+    if wake::is_blind(o) {
+        return Err(Box::new(wake::call_agent(o, state, number)));
     }
     Err(Box::new(match fresh_power(o) {
         None => read_power(state),
@@ -88,7 +91,8 @@ fn read_network(state: State) -> Plan {
     act(state, Action::Job { job: Job::ReadNetwork, guarded: false })
 }
 
-/// A new agent boot starts from power off: what ran before is certainly dead then. Before anything else the agent's
+/// A new agent boot starts from power off: what ran before is certainly dead then. (Not where nobody can tell: there it is
+/// dead when the agent has registered.) Before anything else the agent's
 /// network is read, anew for each boot: a change of its Secret counts, and with one that is of no use nothing is booted.
 fn begin(o: &Observation<'_>, state: State) -> Plan {
     if let Some(secret) = network_secret(o) {
@@ -99,12 +103,14 @@ fn begin(o: &Observation<'_>, state: State) -> Plan {
             return read_network(state);
         }
     }
+    let number = record(o).and_then(|r| r.agent.as_ref()).map_or(0, |a| a.boot_number) + 1;
+    let begin = act(state, Action::Write { write: RecordWrite::BeginBoot { number }, guarded: true });
+    if wake::is_blind(o) {
+        return begin;
+    }
     match fresh_power(o) {
         None => read_power(state),
-        Some(PowerState::Off) => {
-            let number = record(o).and_then(|r| r.agent.as_ref()).map_or(0, |a| a.boot_number) + 1;
-            act(state, Action::Write { write: RecordWrite::BeginBoot { number }, guarded: true })
-        }
+        Some(PowerState::Off) => begin,
         Some(_) => act(state, Action::Job { job: Job::Power(PowerAction::ForceOff), guarded: true }),
     }
 }

@@ -10,11 +10,11 @@ use ferric_protocol::v1::{Nic, TaskErrorCode};
 
 use super::boot::{agent, read_power};
 use super::{
-    LONG, SHORT, act, after, annotation, belongs, fresh_power, live, record, seed, state_of, until, wait,
+    LONG, SHORT, act, after, annotation, belongs, fresh_power, live, poll_due, record, state_of, until, wait,
+    wake,
 };
 use crate::deploy::hub::{AgentView, TaskOutcome, TaskState};
 use crate::deploy::images::{ImageState, ReadyImage};
-use crate::host::backoff::spread;
 use crate::host::consumer::{Desired, cleaning_mode};
 use crate::host::memory::BootSet;
 use crate::host::record::WrittenDisk;
@@ -81,6 +81,9 @@ pub(super) fn clean(o: &Observation<'_>, state: State) -> Plan {
         return plan;
     }
     let mode = cleaning_mode(o.host);
+    if mode == CleaningMode::Disabled && wake::is_blind(o) {
+        return wake::forget(o, state);
+    }
     if mode == CleaningMode::Disabled {
         return match fresh_power(o) {
             None => read_power(state),
@@ -296,7 +299,8 @@ fn start_disk(o: &Observation<'_>, written: Option<WrittenDisk>) -> Plan {
         return act(state, Action::Job { job: Job::BootDisk, guarded: false });
     }
     let agent_runs = o.agent.is_some();
-    if written.is_none() && !agent_runs {
+    // Nobody restarts a server without a BMC but the agent, which is told so when it comes back, or people.
+    if written.is_none() && !agent_runs && !wake::is_blind(o) {
         // The agent is gone (moved, or lost since): nothing but a restart of the server starts the disk.
         match fresh_power(o) {
             None => return read_power(state),
@@ -315,6 +319,9 @@ pub(super) fn provisioned(o: &Observation<'_>) -> Plan {
     if let Some(view) = o.agent.filter(|view| view.boot_number == number) {
         if let Some(plan) = start_kernel(o, view) {
             return plan;
+        }
+        if wake::is_blind(o) {
+            return wake::restart_into_disk(view);
         }
         // It is still our agent that runs. Off and on again by the BMC, not a restart from within: what boots next and
         // the ejected medium take effect with the power on some BMCs, and no second boot into the agent can slip in.
@@ -361,6 +368,9 @@ fn start_kernel(o: &Observation<'_>, view: &AgentView) -> Option<Plan> {
 
 /// Keeps the power of a host in use as asked: on while it has a consumer, else as `spec.online` says.
 pub(super) fn keep_power(o: &Observation<'_>, state: State) -> Plan {
+    if wake::is_blind(o) {
+        return wake::keep_on(o, state);
+    }
     let online = o.host.spec.online || matches!(o.consumer, Consumer::Machine { .. });
     poll_power(o, state, |power| match (online, power) {
         (true, PowerState::Off) => Some(PowerAction::On),
@@ -371,6 +381,9 @@ pub(super) fn keep_power(o: &Observation<'_>, state: State) -> Plan {
 
 /// A free host is kept off once our agent ran on it; one that we never booted is left as it is.
 pub(super) fn available(o: &Observation<'_>) -> Plan {
+    if wake::is_blind(o) {
+        return wake::available(o);
+    }
     let ours = record(o).is_some_and(|r| r.agent.is_some());
     poll_power(o, State::Available, |power| {
         (ours && power == PowerState::On).then_some(PowerAction::ForceOff)
@@ -379,12 +392,7 @@ pub(super) fn available(o: &Observation<'_>) -> Plan {
 
 /// Reads the power now and then, and changes it where `wish` says so.
 fn poll_power(o: &Observation<'_>, state: State, wish: impl Fn(PowerState) -> Option<PowerAction>) -> Plan {
-    let due = o.bmc.power.as_ref().map(|p| {
-        // The first pause is spread over the period, so that a fleet that started together does not poll together.
-        let first = p.at == o.bmc.facts.as_ref().map_or(p.at, |f| f.at);
-        let period = o.limits.power_poll;
-        after(p.at, if first { period / 2 + spread(period / 2, &seed(o)) } else { period })
-    });
+    let due = poll_due(o);
     match due {
         Some(due) if o.now < due && !o.bmc.nudged => {}
         _ => return read_power(state),
@@ -399,6 +407,6 @@ fn poll_power(o: &Observation<'_>, state: State, wish: impl Fn(PowerState) -> Op
     Plan { state: if state == State::Available { state_of(o) } else { state }, ..rest_plan(state, rest) }
 }
 
-fn rest_plan(state: State, rest: Duration) -> Plan {
+pub(super) fn rest_plan(state: State, rest: Duration) -> Plan {
     Plan { state, step: Step::Rest(rest), error: None, paused: None, registered: None }
 }

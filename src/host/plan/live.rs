@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::boot::read_power;
 use super::life::ready;
-use super::{LONG, act, fresh_power, record, wait};
+use super::{LONG, act, fresh_power, record, wait, wake};
 use crate::deploy::images::ImageState;
 use crate::host::consumer::Desired;
 use crate::host::memory::BootSet;
@@ -99,6 +99,11 @@ pub fn both(first: ImageState, second: ImageState) -> ImageState {
 /// Gets the server to start the system.
 pub(super) fn provision(o: &Observation<'_>, desired: &Desired, mark: String) -> Plan {
     let state = State::Provisioning;
+    if wake::is_blind(o) {
+        let message =
+            "another format, or a server with a BMC: what is not written needs one that is told what to boot";
+        return wait(state, Wait::new("NotByWakeOnLAN", message, LONG));
+    }
     let (set, job) = if desired.image.effective_format() == ImageFormat::Kernel {
         if let Err(plan) = ready(o, desired) {
             return *plan;

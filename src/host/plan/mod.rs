@@ -11,6 +11,7 @@ pub mod live;
 mod release;
 #[cfg(test)]
 mod tests;
+mod wake;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use ferric_api::{BareMetalHost, ProvisioningState as State};
 use ferric_bmc::{PowerState, SystemFacts};
 use jiff::{SignedDuration, Timestamp};
 
+use super::backoff::spread;
 use super::consumer::cleaning_mode;
 use super::memory::RETRY;
 use super::record::same_machine;
@@ -340,6 +342,15 @@ fn after(at: Timestamp, span: Duration) -> Timestamp {
 fn fresh_power(o: &Observation<'_>) -> Option<PowerState> {
     let power = o.bmc.power.as_ref()?;
     (after(power.at, o.limits.power_fresh) > o.now).then_some(power.value)
+}
+
+/// When the power of a host at rest is read again; `None`: it was never read.
+fn poll_due(o: &Observation<'_>) -> Option<Timestamp> {
+    let power = o.bmc.power.as_ref()?;
+    // The first pause is spread over the period, so that a fleet that started together does not poll together.
+    let first = power.at == o.bmc.facts.as_ref().map_or(power.at, |facts| facts.at);
+    let period = o.limits.power_poll;
+    Some(after(power.at, if first { period / 2 + spread(period / 2, &seed(o)) } else { period }))
 }
 
 fn show(identity: &HostIdentity) -> String {

@@ -6,7 +6,9 @@ use ferric_api::names;
 use ferric_bmc::{PowerAction, PowerState};
 
 use super::boot::read_power;
-use super::{LONG, act, after, annotation, fresh_power, is_stranger, record, seed, state_of, until, wait};
+use super::{
+    LONG, act, after, annotation, fresh_power, is_stranger, record, seed, state_of, until, wait, wake,
+};
 use crate::host::{Action, Consumer, Job, Observation, Plan, RecordWrite, Wait};
 
 /// The consumer lets the host go. The claim ends when the old workload is certainly dead.
@@ -14,6 +16,9 @@ pub(super) fn release(o: &Observation<'_>, _by: &str) -> Plan {
     let state = State::Deprovisioning;
     if nothing_started(o) {
         return act(state, Action::Write { write: RecordWrite::Free, guarded: false });
+    }
+    if wake::is_blind(o) {
+        return wake::release(o);
     }
     match fresh_power(o) {
         None => read_power(state),
@@ -74,6 +79,9 @@ fn decided_to_release(o: &Observation<'_>, identity: &HostIdentity) -> Option<Pl
         let write = RecordWrite::Enrol { identity: identity.clone() };
         return Some(act(state_of(o), Action::Write { write, guarded: true }));
     }
+    if wake::is_blind(o) {
+        return Some(wake::decided(o));
+    }
     Some(match fresh_power(o) {
         None => read_power(state_of(o)),
         Some(PowerState::Off) => {
@@ -121,8 +129,7 @@ pub(super) fn undecided(o: &Observation<'_>, identity: HostIdentity) -> Plan {
 
 /// The host object is being deleted. `None`: go on with the ordinary plan, which releases and cleans.
 pub(super) fn deletion(o: &Observation<'_>) -> Option<Plan> {
-    let remove =
-        || Some(act(State::Deleting, Action::Write { write: RecordWrite::RemoveFinalizer, guarded: false }));
+    let remove = || Some(remove_finalizer());
     let has_finalizer =
         o.host.metadata.finalizers.as_ref().is_some_and(|f| f.iter().any(|f| f == names::HOST_FINALIZER));
     if !has_finalizer {
@@ -162,6 +169,9 @@ pub(super) fn deletion(o: &Observation<'_>) -> Option<Plan> {
     if record.agent.is_none() {
         return remove();
     }
+    if wake::is_blind(o) {
+        return Some(wake::delete(o));
+    }
     let retries_later =
         o.bmc.failure.as_ref().is_some_and(|failure| o.now < failure.retry_at(&o.limits, &seed(o)));
     if o.bmc.running.is_some() || retries_later || o.bmc.facts.is_none() {
@@ -179,6 +189,10 @@ pub(super) fn deletion(o: &Observation<'_>) -> Option<Plan> {
             Action::Job { job: Job::Power(PowerAction::ForceOff), guarded: true },
         )),
     }
+}
+
+pub(super) fn remove_finalizer() -> Plan {
+    act(State::Deleting, Action::Write { write: RecordWrite::RemoveFinalizer, guarded: false })
 }
 
 fn in_use(o: &Observation<'_>, what: &str) -> Plan {

@@ -27,6 +27,7 @@ mod faults;
 mod kernel;
 mod kexec;
 mod live_iso;
+mod wol;
 
 /// What really runs on the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +74,10 @@ struct World {
     known_ports: Option<HardwareDetails>,
     /// What the Secret of the agent's network holds.
     network: Option<String>,
+    /// There is no BMC, and whether the server hears magic packets.
+    wol: Option<bool>,
+    /// Magic packets that were sent.
+    packets: u32,
     steps: Vec<String>,
 }
 
@@ -124,14 +129,16 @@ impl World {
             manager: ManagerFacts::default(),
             known_ports: Some(HardwareDetails::default()),
             network: None,
+            wol: None,
+            packets: 0,
             steps: Vec::new(),
         }
     }
 
     fn facts(&self) -> SystemFacts {
         SystemFacts {
-            system_uuid: Some("u-1".to_owned()),
-            serial_number: Some("s-1".to_owned()),
+            system_uuid: self.wol.is_none().then(|| "u-1".to_owned()),
+            serial_number: self.wol.is_none().then(|| "s-1".to_owned()),
             manufacturer: None,
             product: None,
             bmc_firmware: None,
@@ -143,13 +150,19 @@ impl World {
     }
 
     fn power(&self) -> PowerState {
+        if self.wol.is_some() {
+            return PowerState::Unknown;
+        }
         if self.running == Running::Nothing { PowerState::Off } else { PowerState::On }
     }
 
     fn agent(&self) -> Option<AgentView> {
         let Running::Agent(number) = self.running else { return None };
         let registered = self.host.spec.record.as_ref()?.agent.as_ref()?;
-        registered.key_fingerprint.as_ref()?;
+        // One of an earlier boot goes on until its machine does something else.
+        if self.wol.is_none() {
+            registered.key_fingerprint.as_ref()?;
+        }
         Some(AgentView {
             fingerprint: format!("key-{number}"),
             boot_number: number,
@@ -190,6 +203,7 @@ impl World {
     /// The manager dies and starts anew: all memory is gone.
     fn restart(&mut self) {
         self.memory = BmcMemory::new(self.now);
+        self.drop_agent();
     }
 
     fn provisioned(&self) -> bool {
@@ -225,6 +239,10 @@ impl World {
                 self.memory.fail("AgentBootFailed".to_owned(), message.clone(), None, false, self.now);
                 self.memory.boot_since = None;
             }
+            Action::NotWoken { message } => {
+                self.memory.fail("NotWoken".to_owned(), message.clone(), None, false, self.now);
+                self.memory.boot_since = None;
+            }
         }
     }
 
@@ -236,8 +254,19 @@ impl World {
         match job {
             Job::Probe => JobOutcome::Facts(self.facts()),
             Job::Inspect => JobOutcome::Hardware(Box::default()),
-            Job::ReadPower => JobOutcome::Power(self.power()),
             Job::ReadManager => JobOutcome::Manager(self.manager.clone()),
+            Job::ReadPower => {
+                assert!(self.wol.is_none(), "nobody can read it: {:#?}", self.steps);
+                JobOutcome::Power(self.power())
+            }
+            Job::Power(action) if self.wol.is_some() => {
+                assert_eq!(*action, PowerAction::On, "{:#?}", self.steps);
+                self.packets += 1;
+                if self.wol == Some(true) && self.running == Running::Nothing {
+                    self.boot();
+                }
+                JobOutcome::Power(PowerState::Unknown)
+            }
             Job::ReadNetwork => match &self.network {
                 Some(arguments) => JobOutcome::Network(AgentNetwork {
                     secret: "net".to_owned(),
@@ -296,6 +325,13 @@ impl World {
     fn boot(&mut self) {
         self.tasks.clear();
         self.booted = self.now;
+        if self.wol.is_some() {
+            // The network is first in the boot order, and the provider sends the server to its disk or into the boot that is
+            // open.
+            let agent = self.host.spec.record.as_ref().and_then(|record| record.agent.as_ref());
+            let open = agent.filter(|agent| agent.key_fingerprint.is_none() && !agent.ended);
+            self.next_boot = open.map(|agent| agent.boot_number);
+        }
         match self.next_boot.take() {
             None if self.medium => self.running = Running::LiveIso,
             None if self.kernel => {
@@ -307,7 +343,7 @@ impl World {
                 assert!(!self.medium, "the live ISO is still in the drive");
                 self.running = Running::Agent(number);
                 let fingerprint = format!("key-{number}");
-                self.write(&RecordWrite::AgentRegistered { fingerprint });
+                self.write(&RecordWrite::AgentRegistered { fingerprint, machine: HostIdentity::default() });
             }
         }
     }
@@ -322,6 +358,12 @@ impl World {
                 self.disk = None;
                 self.cleanings += 1;
                 TaskOutcome::Clean(Arc::new(CleanResult::default()))
+            }
+            AgentTask::Restart { .. } => return self.boot(),
+            AgentTask::PowerOff { .. } => {
+                self.running = Running::Nothing;
+                self.tasks.clear();
+                return;
             }
             AgentTask::Kexec { .. } => {
                 if self.kexec == Some(true) {

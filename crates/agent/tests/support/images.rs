@@ -131,8 +131,7 @@ impl Images {
             max_bytes: 0,
             ca_pem: vec![],
         };
-        let deploy =
-            Deploy { image: Some(image), root_device_hints: None, config_drive: None, load_kernel: false };
+        let deploy = Deploy { image: Some(image), ..Deploy::default() };
         Task { id: id.into(), work: Some(Work::Deploy(deploy)) }
     }
 }

@@ -67,12 +67,12 @@ pub async fn open_console(options: &ConnectOptions, take: bool) -> Result<Consol
     };
     if take {
         // Nobody had it: that is as well.
-        session.ask("the end of another console", deactivate(privilege)).await?;
+        session.ask_or_end("the end of another console", deactivate(privilege)).await?;
     }
     // The session comes first, for the suite says whether its payloads are encrypted.
-    session.ask("the device", device::get_device()).await?;
+    session.ask_or_end("the device", device::get_device()).await?;
     let encrypted = session.machine.encrypts();
-    let answer = session.ask("the serial port", activate(encrypted, privilege)).await?;
+    let answer = session.ask_or_end("the serial port", activate(encrypted, privilege)).await?;
     let refused =
         |message: &str| BmcError::CommandRefused { what: "the serial port".into(), message: message.into() };
     let activated = match (answer.code, outcome(answer.code)) {
@@ -187,6 +187,14 @@ impl Session {
                 }
             }
             self.step(None).await;
+        }
+    }
+
+    /// The same, and logs out where there is no answer.
+    async fn ask_or_end(&mut self, what: &str, request: Request) -> Result<Answer, BmcError> {
+        match self.ask(what, request).await {
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(self.end(error).await),
         }
     }
 

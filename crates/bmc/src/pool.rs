@@ -154,6 +154,12 @@ impl BmcPool {
         close(old, true);
     }
 
+    /// Drops the BMC of a host that somebody else has now: ends its session in the background, and nothing more.
+    pub fn release(&self, key: &str) {
+        let old = self.lock().remove(key);
+        close(old, false);
+    }
+
     /// How many BMCs are held.
     pub fn len(&self) -> usize {
         self.lock().len()

@@ -222,7 +222,8 @@ impl HostContext {
         }
     }
 
-    pub(super) fn forget(&self, key: &Key) {
+    /// Forgets a host that is gone. `untouched`: nothing more is done to its BMC.
+    pub(super) fn forget(&self, key: &Key, untouched: bool) {
         let (state, twins) = {
             let mut table = self.table();
             let twins = table.duplicates.remove(key);
@@ -235,7 +236,10 @@ impl HostContext {
         self.addresses.forget(key);
         self.metrics.host_state(state, None);
         self.hub.forget(key);
-        self.pool.forget(&key.to_string());
+        match untouched {
+            true => self.pool.release(&key.to_string()),
+            false => self.pool.forget(&key.to_string()),
+        }
     }
 
     /// The agent boot of a host is over: its session ends and its key counts no more.

@@ -40,7 +40,7 @@ fn is_due(key: &Key, context: &HostContext) -> bool {
 }
 
 /// Sees to a host's subscription after `job` went well. Nothing is written to the BMC of a host that is paused, detached, a
-/// double of another, or on its way out.
+/// double of another, or on its way out, nor to one with another machine behind it than the host's.
 pub(super) async fn keep(key: &Key, context: &Arc<HostContext>, bmc: &dyn Bmc, job: &Job) {
     let Some(url) = &context.bmc_events else { return };
     if !matches!(job, Job::Probe | Job::ReadPower) || !may_write(key, context) || !is_due(key, context) {
@@ -63,4 +63,5 @@ fn may_write(key: &Key, context: &HostContext) -> bool {
         && !paused
         && plan::annotated_away(&host).is_none()
         && context.senior_twin(key).is_none()
+        && !context.with(key, |r| plan::is_stranger(&host, &r.bmc))
 }

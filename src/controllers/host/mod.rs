@@ -79,7 +79,7 @@ pub async fn run(
         let context = context.clone();
         context.hosts.changes().for_each(move |change| {
             if let crate::watch::Change::Deleted(host) = change {
-                context.forget(&Key::of(&*host));
+                context.forget(&Key::of(&*host), plan::goes_untouched(&host));
             }
             futures::future::ready(())
         })

@@ -22,6 +22,7 @@ use ferric_api::{BareMetalHost, ProvisioningState as State};
 use ferric_bmc::{PowerState, SystemFacts};
 use jiff::{SignedDuration, Timestamp};
 
+pub use self::release::goes_untouched;
 use super::backoff::spread;
 use super::consumer::cleaning_mode;
 use super::memory::RETRY;

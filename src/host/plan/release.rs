@@ -1,8 +1,8 @@
 //! Letting go: a consumer that ends, a host object that is deleted, and what only an operator may decide.
 
-use ferric_api::ProvisioningState as State;
 use ferric_api::host::HostIdentity;
 use ferric_api::names;
+use ferric_api::{BareMetalHost, ProvisioningState as State};
 use ferric_bmc::{PowerAction, PowerState};
 
 use super::boot::read_power;
@@ -127,6 +127,15 @@ pub(super) fn undecided(o: &Observation<'_>, identity: HostIdentity) -> Plan {
     }
 }
 
+/// Whether a host that is deleted is let go without anything being done to its server, which may be another management
+/// cluster's by now.
+pub fn goes_untouched(host: &BareMetalHost) -> bool {
+    let all =
+        [names::DELETE_FOR_MOVE_ANNOTATION, names::DETACHED_ANNOTATION, names::METAL3_DETACHED_ANNOTATION];
+    let there = |name: &str| host.metadata.annotations.as_ref().is_some_and(|its| its.contains_key(name));
+    all.into_iter().any(there)
+}
+
 /// The host object is being deleted. `None`: go on with the ordinary plan, which releases and cleans.
 pub(super) fn deletion(o: &Observation<'_>) -> Option<Plan> {
     let remove = || Some(remove_finalizer());
@@ -135,12 +144,8 @@ pub(super) fn deletion(o: &Observation<'_>) -> Option<Plan> {
     if !has_finalizer {
         return Some(wait(State::Deleting, Wait::new("Finalizers", "other finalizers to be removed", LONG)));
     }
-    for name in
-        [names::DELETE_FOR_MOVE_ANNOTATION, names::DETACHED_ANNOTATION, names::METAL3_DETACHED_ANNOTATION]
-    {
-        if annotation(o, name).is_some() {
-            return remove();
-        }
+    if goes_untouched(o.host) {
+        return remove();
     }
     let unmanaged = o.host.spec.bmc.as_ref().is_none_or(|bmc| bmc.address.is_empty());
     let record = record(o);

@@ -105,7 +105,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         wake_on_lan: true,
         ..ferric_bmc::Limits::default()
     }));
-    quirks::start(client.clone(), &options.identity_namespace, pool.clone(), events.clone(), &mut tasks);
+    let told = quirks::Told { events: events.clone(), metrics: metrics.clone(), leader: leader.clone() };
+    quirks::start(client.clone(), &options.identity_namespace, pool.clone(), told, &mut tasks);
     let host_context = HostContext::new(HostParts {
         client: client.clone(),
         hosts: caches.hosts.clone(),

@@ -6,10 +6,12 @@ mod e2e;
 
 use e2e::{LIMIT, NAMESPACE};
 use ferric_api::HardwareData;
+use ferric_api::names::QUIRKS_REFUSED_ANNOTATION;
 use ferric_testbed::{Stack, wait_until};
+use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::events::v1::Event;
-use kube::Api;
 use kube::api::ListParams;
+use kube::{Api, ResourceExt};
 
 const HOST: &str = "host-01";
 
@@ -48,6 +50,15 @@ async fn rules_come_from_a_config_map_and_a_bad_one_is_named() {
     .await
     .unwrap();
     assert!(note.starts_with("quirk rule misspelt of ours.yaml is refused: unknown field `mtach`"), "{note}");
+    // An event is gone after an hour; this stays.
+    let maps: Api<ConfigMap> = Api::namespaced(stack.bed.client(), "ferric-system");
+    let refused = wait_until("an annotation about the bad rule", LIMIT, async || {
+        let map = maps.get("ferric-bmc-quirks").await.map_err(|error| error.to_string())?;
+        map.annotations().get(QUIRKS_REFUSED_ANNOTATION).cloned().ok_or_else(|| "none yet".to_owned())
+    })
+    .await
+    .unwrap();
+    assert_eq!(refused, note);
 
     // Out of band only: an agent would tell its own name of the product.
     let manifests = stack.simulator.manifests_of(&[HOST]).unwrap();
@@ -59,6 +70,15 @@ async fn rules_come_from_a_config_map_and_a_bad_one_is_named() {
         let found = hardware.get(HOST).await.map_err(|error| error.to_string())?;
         let text = serde_json::to_string(&found.spec).unwrap();
         if text.contains("Named by a rule") { Ok(()) } else { Err(text) }
+    })
+    .await
+    .unwrap();
+    // Mended, and the annotation goes.
+    stack.bed.apply(&RULES.replace("mtach", "send: {ifMatch: any}\n      match")).await.unwrap();
+    wait_until("no annotation", LIMIT, async || {
+        let map = maps.get("ferric-bmc-quirks").await.map_err(|error| error.to_string())?;
+        let refused = map.annotations().get(QUIRKS_REFUSED_ANNOTATION).cloned();
+        refused.map_or(Ok(()), Err)
     })
     .await
     .unwrap();

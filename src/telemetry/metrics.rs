@@ -49,6 +49,13 @@ pub struct RefusalLabel {
     pub what: &'static str,
 }
 
+/// Label of `ferric_bmc_quirk_rules`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RuleLabel {
+    /// `used` or `refused`.
+    pub state: &'static str,
+}
+
 /// Label of counters by kind.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct KindLabel {
@@ -90,6 +97,8 @@ pub struct Metrics {
     pub discoveries: Family<ResultLabel, Counter>,
     /// What was asked for by somebody who may not have it: a boot, a registration, a session, an image?
     pub refusals: Family<RefusalLabel, Counter>,
+    /// How many quirk rules for BMCs are used, and how many of the operator's are refused?
+    pub bmc_quirk_rules: Family<RuleLabel, Gauge>,
     /// What goes wrong, and how often?
     pub errors: Family<ReasonLabel, Counter>,
     /// Is this replica the leader?
@@ -122,6 +131,7 @@ impl Metrics {
             network_boots: Family::default(),
             discoveries: Family::default(),
             refusals: Family::default(),
+            bmc_quirk_rules: Family::default(),
             errors: Family::default(),
             leader: Gauge::default(),
             events_dropped: Counter::default(),
@@ -158,6 +168,11 @@ impl Metrics {
             "refusals",
             "Requests of machines that were refused, by what was asked for (boot, registration, session, image)",
             metrics.refusals.clone(),
+        );
+        r.register(
+            "bmc_quirk_rules",
+            "Quirk rules for BMCs by state (used, refused), built-in ones among them",
+            metrics.bmc_quirk_rules.clone(),
         );
         r.register("errors", "Errors by reason", metrics.errors.clone());
         r.register("leader", "1 on the replica that holds the lease, else 0", metrics.leader.clone());
@@ -215,6 +230,14 @@ impl Metrics {
     /// Books that a machine was refused what it may not have: `boot`, `registration`, `session` or `image`.
     pub fn refused(&self, what: &'static str) {
         self.refusals.get_or_create(&RefusalLabel { what }).inc();
+    }
+
+    /// Books how many quirk rules are used and refused now.
+    pub fn quirk_rules(&self, used: usize, refused: usize) {
+        for (state, count) in [("used", used), ("refused", refused)] {
+            let gauge = self.bmc_quirk_rules.get_or_create(&RuleLabel { state });
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     /// Books one error.
@@ -332,6 +355,8 @@ mod tests {
         metrics.claim("claimed");
         metrics.bmc_request("ok");
         metrics.image_bytes("served", 4096);
+        metrics.quirk_rules(9, 2);
+        metrics.quirk_rules(8, 0);
         let text = metrics.encode();
         for line in [
             "ferric_reconcile_duration_seconds_count{controller=\"host\",result=\"done\"} 1",
@@ -339,6 +364,8 @@ mod tests {
             "ferric_claims_total{result=\"claimed\"} 1",
             "ferric_bmc_requests_total{result=\"ok\"} 1",
             "ferric_image_bytes_total{direction=\"served\"} 4096",
+            "ferric_bmc_quirk_rules{state=\"used\"} 8",
+            "ferric_bmc_quirk_rules{state=\"refused\"} 0",
         ] {
             assert!(text.contains(line), "{line} is missing in:\n{text}");
         }

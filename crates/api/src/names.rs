@@ -23,6 +23,9 @@ pub const NODE_RESERVE_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.i
 pub const ACCEPT_BMC_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/accept-bmc";
 /// Annotation of a discovered host: the address of its BMC, as the BMC itself says it to the machine.
 pub const DISCOVERED_BMC_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/discovered-bmc-address";
+/// Annotation of the ConfigMap with an operator's quirk rules: which of them are refused and why, as of the last change;
+/// absent when all are used. Written by the manager that holds the lease.
+pub const QUIRKS_REFUSED_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/quirks-refused";
 
 /// Annotation of a machine: the host (`namespace/name`) that its intent moved on from last. Before the machine claims
 /// another, that host must have been read as not naming it.

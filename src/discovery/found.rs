@@ -253,6 +253,7 @@ mod tests {
             boot_methods: Vec::new(),
             macs,
             health: None,
+            unhealthy: Vec::new(),
         }
     }
 

@@ -463,6 +463,11 @@ impl BmcMemory {
         self.failure.take_if(|failure| failure.from_bmc && failure.is_over(job, power));
     }
 
+    /// Takes in the health that was seen last. Where it is another than that of the facts, a probe is to name the parts.
+    pub fn see_health(&mut self, seen: Option<String>) {
+        self.facts.take_if(|facts| seen.is_some() && facts.value.health != seen);
+    }
+
     /// Notes a failure; counts it when one stands already.
     pub fn fail(
         &mut self,

@@ -121,6 +121,7 @@ pub fn status(o: &Observation<'_>, plan: &Plan) -> BareMetalHostStatus {
         new.progress_percent = wait.progress;
     }
     new.operational_status = Some(operational_status(o, plan));
+    let mut gone = None;
     let mut set = |kind: &str, status: ConditionStatus, reason: &str, message: &str| {
         condition::set(&mut new.conditions, kind, status, reason, message, generation, &now);
     };
@@ -151,6 +152,12 @@ pub fn status(o: &Observation<'_>, plan: &Plan) -> BareMetalHostStatus {
         None => set(types::HEALTHY, ConditionStatus::True, "NoError", ""),
         Some(error) => set(types::HEALTHY, ConditionStatus::False, &error.reason, &error.message),
     }
+    match hardware_health(o) {
+        Some((status, reason, message)) => set(types::HARDWARE_HEALTHY, status, reason, &message),
+        // Not asked yet by this process.
+        None if o.bmc.facts.is_none() => {}
+        None => gone = Some(types::HARDWARE_HEALTHY),
+    }
     let settled = provisioned || (plan.state == State::Available && quarantined.is_none());
     let message = match &plan.step {
         Step::Wait(wait) => format!("waiting for {}", wait.message),
@@ -166,7 +173,32 @@ pub fn status(o: &Observation<'_>, plan: &Plan) -> BareMetalHostStatus {
         Some(by) => set(types::PAUSED, ConditionStatus::True, "Paused", by),
         None => set(types::PAUSED, ConditionStatus::False, "NotPaused", ""),
     }
+    if let Some(kind) = gone {
+        condition::remove(&mut new.conditions, kind);
+    }
     new
+}
+
+/// What the BMC says of the hardware; `None`: nothing. It is for people: a host that is not well is used all the same.
+fn hardware_health(o: &Observation<'_>) -> Option<(ConditionStatus, &'static str, String)> {
+    let facts = &o.bmc.facts.as_ref()?.value;
+    let said = |health: &str| match health {
+        "OK" => Some("OK"),
+        "Warning" => Some("Warning"),
+        "Critical" => Some("Critical"),
+        _ => None,
+    };
+    let parts = facts.unhealthy.iter().map(|part| part.health.as_str());
+    let all: Vec<&'static str> = facts.health.as_deref().into_iter().chain(parts).filter_map(said).collect();
+    let worst = ["Critical", "Warning", "OK"].into_iter().find(|health| all.contains(health))?;
+    let named: Vec<String> =
+        facts.unhealthy.iter().map(|part| format!("{}: {}", part.name, part.health)).collect();
+    let message = match (worst, named.is_empty()) {
+        ("OK", _) => String::new(),
+        (_, true) => "the BMC does not say which part it is".to_owned(),
+        (_, false) => named.join("; "),
+    };
+    Some(((worst == "OK").into(), worst, message))
 }
 
 /// What cannot be done to a server without a BMC.
@@ -303,7 +335,7 @@ pub fn difference(old: Option<&BareMetalHostStatus>, new: &BareMetalHostStatus) 
     if old.provisioning.state != new.provisioning.state {
         return new_state(new);
     }
-    if differs(&[types::AVAILABLE, types::PROVISIONED, types::REGISTERED]) {
+    if differs(&[types::AVAILABLE, types::PROVISIONED, types::REGISTERED, types::HARDWARE_HEALTHY]) {
         return Difference::Lasting;
     }
     if old.powered_on != new.powered_on || old.power != new.power {
@@ -361,6 +393,66 @@ mod tests {
         }
         assert_eq!(difference(None, &preparing), Difference::Passing);
         assert_eq!(difference(None, &status(State::Available, None)), Difference::Lasting);
+    }
+
+    #[test]
+    fn what_is_not_well_is_named_and_stops_nothing() {
+        use ferric_bmc::{SystemFacts, UnhealthyPart};
+        let part = |name: &str, health: &str| UnhealthyPart { name: name.into(), health: health.into() };
+        let table = [
+            (Some("OK"), vec![], Some(("True", "OK", ""))),
+            (None, vec![], None),
+            (Some("Unheard-of"), vec![], None),
+            (Some("Warning"), vec![], Some(("False", "Warning", "the BMC does not say which part it is"))),
+            (
+                Some("Warning"),
+                vec![part("PSU 2", "Critical"), part("memory", "Warning")],
+                Some(("False", "Critical", "PSU 2: Critical; memory: Warning")),
+            ),
+            // The BMC itself is not part of the system's sum.
+            (Some("OK"), vec![part("BMC", "Warning")], Some(("False", "Warning", "BMC: Warning"))),
+        ];
+        let host = ferric_api::BareMetalHost::new("h", Default::default());
+        for (health, unhealthy, expected) in table {
+            let mut memory = crate::host::memory::BmcMemory::new(jiff::Timestamp::UNIX_EPOCH);
+            let facts = SystemFacts {
+                system_uuid: None,
+                serial_number: None,
+                manufacturer: None,
+                product: None,
+                bmc_firmware: None,
+                power: PowerState::Off,
+                boot_methods: Vec::new(),
+                macs: Vec::new(),
+                health: health.map(str::to_owned),
+                unhealthy,
+            };
+            let at = jiff::Timestamp::UNIX_EPOCH;
+            memory.facts = Some(crate::host::memory::Seen { value: facts, at });
+            let observation = Observation {
+                host: &host,
+                consumer: crate::host::Consumer::None { desired: None },
+                duplicate_of: None,
+                bmc: &memory,
+                agent: None,
+                image: None,
+                now: at,
+                limits: crate::host::Limits::default(),
+            };
+            let plan = crate::host::plan(&observation);
+            let status = super::status(&observation, &plan);
+            let told = condition::get(&status.conditions, types::HARDWARE_HEALTHY);
+            let told = told.map(|c| (c.status.as_str(), c.reason.as_str(), c.message.as_str()));
+            assert_eq!(told, expected, "{health:?}");
+            assert!(condition::is_true(&status.conditions, types::HEALTHY));
+            // Another health at a power read is looked into.
+            memory.see_health(None);
+            assert!(memory.facts.is_some());
+            memory.see_health(health.map(str::to_owned));
+            assert!(memory.facts.is_some());
+            memory.see_health(Some("Other".to_owned()));
+            assert!(memory.facts.is_none());
+        }
     }
 
     #[test]

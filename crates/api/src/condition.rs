@@ -42,6 +42,8 @@ pub mod types {
     pub const PROVISIONED: &str = "Provisioned";
     /// No error stands.
     pub const HEALTHY: &str = "Healthy";
+    /// The BMC reports nothing wrong with the hardware; absent where it does not say.
+    pub const HARDWARE_HEALTHY: &str = "HardwareHealthy";
     /// Summary over the whole life.
     pub const READY: &str = "Ready";
     /// Reconciliation is paused.

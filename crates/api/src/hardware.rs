@@ -73,9 +73,13 @@ pub struct HardwareDetails {
     /// What the firmware started the agent as.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_mode: Option<BootMode>,
-    /// Whether Secure Boot was in force when the agent looked. Absent where that is not known.
+    /// Whether Secure Boot was in force when the agent looked; before that, at the last start as the BMC says. Absent where
+    /// that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secure_boot: Option<bool>,
+    /// Whether Secure Boot is set for the next start, as the BMC says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secure_boot_enabled: Option<bool>,
     /// The BMC as its own server sees it, through the kernel's IPMI device. Absent until an agent has looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bmc: Option<InBandBmc>,
@@ -248,6 +252,26 @@ pub struct Firmware {
     /// Firmware version of the BMC.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub bmc_version: String,
+    /// The pieces of firmware that the BMC lists, the first 128 of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
+    pub components: Vec<FirmwareComponent>,
+}
+
+/// A piece of firmware, as the BMC lists it.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct FirmwareComponent {
+    /// What it belongs to, e.g. `PSU.Slot.1` or `Backplane 1`.
+    #[schemars(length(max = 128))]
+    pub name: String,
+    /// Version.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 128))]
+    pub version: String,
+    /// Whether the BMC can update it; absent where it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updateable: Option<bool>,
 }
 
 /// BIOS or UEFI.

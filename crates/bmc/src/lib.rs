@@ -41,6 +41,6 @@ pub use redfish::{
 };
 pub use tls::certificate_fingerprint;
 pub use types::{
-    Bmc, BootMethod, BootTarget, ConnectOptions, Credentials, EventSink, ManagerFacts, PowerAction,
-    PowerState, Subscribed, SystemFacts,
+    Bmc, BootMethod, BootTarget, ConnectOptions, Credentials, EventSink, MOST_PARTS, ManagerFacts,
+    PowerAction, PowerState, Subscribed, SystemFacts, UnhealthyPart,
 };

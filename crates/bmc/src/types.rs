@@ -121,6 +121,21 @@ pub struct SystemFacts {
     pub macs: Vec<MacAddress>,
     /// `OK`, `Warning` or `Critical`.
     pub health: Option<String>,
+    /// The parts that are not `OK`, as far as they were found; at most [`MOST_PARTS`].
+    pub unhealthy: Vec<UnhealthyPart>,
+}
+
+/// Most parts that are named as not well: more make no sentence.
+pub const MOST_PARTS: usize = 16;
+
+/// A part of a server that is not well.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnhealthyPart {
+    /// What the BMC calls it, or says of it; at most 128 characters.
+    pub name: String,
+    /// `Warning` or `Critical`.
+    pub health: String,
 }
 
 /// Where a BMC is to send its events, and by what they are known.
@@ -186,6 +201,11 @@ pub trait Bmc: Send + Sync {
     async fn identify(&self, seconds: u8) -> Result<(), BmcError> {
         let _ = seconds;
         Err(BmcError::NotSupported { what: "an identification light through this driver".into() })
+    }
+    /// How the server was when it was read last, by whatever read it: `OK`, `Warning` or `Critical`. Asks nobody. `None`:
+    /// nothing was read, or said.
+    fn health_seen(&self) -> Option<String> {
+        None
     }
     /// Reads the hardware out of band.
     async fn inspect(&self) -> Result<HardwareDetails, BmcError>;

@@ -149,6 +149,7 @@ impl Bmc for Wol {
             boot_methods: vec![BootMethod::Network],
             macs: vec![self.mac],
             health: None,
+            unhealthy: Vec::new(),
         })
     }
 

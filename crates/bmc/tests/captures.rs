@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use common::Fake;
 use common::trees::tree;
-use ferric_bmc::{Bmc, BmcPool, BootMethod, BootTarget, PowerAction, PowerState, SystemFacts};
+use ferric_bmc::{Bmc, BmcPool, BootMethod, BootTarget, PowerAction, PowerState, SystemFacts, UnhealthyPart};
 use serde_json::{Value, json};
 
 /// What is expected of one vendor.
@@ -60,6 +60,8 @@ async fn check(expected: Expected) {
     assert_eq!(found.system_vendor.serial_number, expected.facts.serial_number.unwrap());
     assert_eq!(found.firmware.bios.version, expected.bios);
     assert_eq!(found.firmware.bmc_version, expected.facts.bmc_firmware.unwrap());
+    assert!(found.firmware.components.iter().any(|it| !it.version.is_empty()), "{:#?}", found.firmware);
+    assert!(found.firmware.components.len() <= 128 && found.secure_boot_enabled.is_some(), "{found:#?}");
     assert_eq!(found.ram_mebibytes, expected.ram_gib * 1024);
     assert_eq!((found.cpu.count, found.cpu.model.as_str()), (expected.cpus, expected.cpu_model));
     assert_eq!(found.cpu.arch, "x86_64");
@@ -187,6 +189,7 @@ fn facts(maker: &str, product: &str, uuid: &str, serial: &str, firmware: &str) -
         boot_methods: vec![BootMethod::VirtualMedia, BootMethod::Network],
         macs: Vec::new(),
         health: Some("OK".into()),
+        unhealthy: Vec::new(),
     }
 }
 
@@ -221,6 +224,10 @@ async fn hpe() {
         vendor: "hpe",
         facts: SystemFacts {
             health: Some("Critical".into()),
+            unhealthy: vec![UnhealthyPart {
+                name: "Secondary Storage Device".into(),
+                health: "Critical".into(),
+            }],
             ..facts("HPE", "ProLiant DL385 Gen10 Plus v2", uuid, "MXQ302099S", "iLO 5 v2.72")
         },
         ram_gib: 1024,
@@ -232,7 +239,8 @@ async fn hpe() {
         nics: 7,
         disks: 18,
         disk: ("NVME", 6_401_252_745_216, "MZXLR6T4HALA-000H3", "S6C1NA0TA01511"),
-        probe: 8,
+        // It is not well, and is asked for the part.
+        probe: 30,
         system: "/redfish/v1/Systems/1",
         slot: ("/redfish/v1/Managers/1/VirtualMedia/2", true),
         media_target: "Cd",

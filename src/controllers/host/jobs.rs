@@ -113,6 +113,9 @@ pub(super) async fn start(
                 r.bmc.facts = None;
             }
             r.bmc.finish(&job, outcome, Timestamp::now());
+            if job == Job::ReadPower {
+                r.bmc.see_health(connection.health_seen());
+            }
             if let Some(failure) = r.bmc.failure.as_mut().filter(|_| reconnect) {
                 failure.cheap = true;
             }

@@ -146,6 +146,7 @@ impl World {
             boot_methods: vec![BootMethod::VirtualMedia, BootMethod::UefiHttp],
             macs: Vec::new(),
             health: None,
+            unhealthy: Vec::new(),
         }
     }
 

@@ -57,7 +57,7 @@ pub struct BareMetalHostStatus {
     /// Network boots that nobody asked for: the server was sent on to its disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uninvited_boots: Option<UninvitedBoots>,
-    /// Conditions: Registered, Inspected, Available, Provisioned, Healthy, Ready, Paused.
+    /// Conditions: Registered, Inspected, Available, Provisioned, Healthy, HardwareHealthy, Ready, Paused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

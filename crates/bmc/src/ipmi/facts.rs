@@ -13,7 +13,7 @@ use super::commands::lan;
 use super::commands::sensors::{self, Health};
 use crate::error::BmcError;
 use crate::redfish::identity;
-use crate::types::{BootMethod, ManagerFacts, SystemFacts};
+use crate::types::{BootMethod, MOST_PARTS, ManagerFacts, SystemFacts, UnhealthyPart};
 
 /// Bytes of the FRU inventory that are read at once first, and at least.
 const FRU_STEP: usize = 32;
@@ -98,8 +98,8 @@ impl Ipmi {
         Ok(bytes)
     }
 
-    /// The worst of the sensors; `None` where there are none to read.
-    async fn sensors(&self) -> Result<Option<Health>, BmcError> {
+    /// What the sensors say; a sensor that says nothing is left out.
+    async fn sensors(&self) -> Result<Vec<(u8, Health)>, BmcError> {
         let kept = self.kept().sensors.clone();
         let numbers = match kept {
             Some(numbers) => numbers,
@@ -109,12 +109,12 @@ impl Ipmi {
                 found
             }
         };
-        let mut worst = None;
+        let mut said = Vec::new();
         for number in numbers {
             let data = self.fact("a sensor", sensors::read(number)).await?;
-            worst = worst.max(data.as_deref().and_then(sensors::health));
+            said.extend(data.as_deref().and_then(sensors::health).map(|health| (number, health)));
         }
-        Ok(worst)
+        Ok(said)
     }
 
     async fn find_sensors(&self) -> Result<Vec<u8>, BmcError> {
@@ -144,17 +144,23 @@ impl Ipmi {
         Ok(found)
     }
 
-    /// What chassis and sensors say together. Sensors are read for so long only; their silence is no failure.
-    async fn health(&self, status: chassis::Status) -> Health {
-        let chassis = match status {
-            chassis::Status { power_fault: true, .. } => Health::Critical,
-            chassis::Status { drive_fault, cooling_fault, .. } if drive_fault || cooling_fault => {
-                Health::Warning
-            }
-            _ => Health::Ok,
-        };
-        let sensors = timeout(SENSORS, self.sensors()).await.ok().and_then(Result::ok).flatten();
-        sensors.map_or(chassis, |sensors| sensors.max(chassis))
+    /// What chassis and sensors say together, and who of them is not well. Sensors are read for so long only; their silence
+    /// is no failure.
+    async fn health(&self, status: chassis::Status) -> (Health, Vec<UnhealthyPart>) {
+        let chassis = [
+            (status.power_fault, "power", Health::Critical),
+            (status.drive_fault, "drives", Health::Warning),
+            (status.cooling_fault, "cooling", Health::Warning),
+        ];
+        let chassis =
+            chassis.into_iter().filter(|(fault, _, _)| *fault).map(|(_, name, it)| (name.to_owned(), it));
+        let sensors = timeout(SENSORS, self.sensors()).await.ok().and_then(Result::ok).unwrap_or_default();
+        let sensors = sensors.into_iter().map(|(number, health)| (format!("sensor {number}"), health));
+        let all: Vec<(String, Health)> = chassis.chain(sensors).collect();
+        let worst = all.iter().map(|(_, health)| *health).max().unwrap_or(Health::Ok);
+        let unwell = all.into_iter().filter(|(_, health)| *health > Health::Ok).take(MOST_PARTS);
+        let parts = unwell.map(|(name, health)| UnhealthyPart { name, health: health.name().to_owned() });
+        (worst, parts.collect())
     }
 
     pub(super) async fn read_facts(&self) -> Result<SystemFacts, BmcError> {
@@ -163,6 +169,7 @@ impl Ipmi {
         let uuid = self.uuid().await?;
         let Inventory { manufacturer, product, serial } = self.inventory().await?;
         let said = |text: String| Some(text).filter(|text| !text.is_empty());
+        let (health, unhealthy) = self.health(status).await;
         Ok(SystemFacts {
             // Vendors fill the FRU by hand: where the UUID says which machine it is, a serial number that the firmware
             // spells otherwise would only keep the machine out.
@@ -177,7 +184,8 @@ impl Ipmi {
             power: status.power,
             boot_methods: vec![BootMethod::Network],
             macs: Vec::new(),
-            health: Some(self.health(status).await.name().to_owned()),
+            health: Some(health.name().to_owned()),
+            unhealthy,
         })
     }
 

@@ -211,6 +211,7 @@ impl Proxmox {
             boot_methods: vec![BootMethod::Network],
             macs: config::cards(&config).into_iter().map(|card| card.mac).collect(),
             health: None,
+            unhealthy: Vec::new(),
         })
     }
 

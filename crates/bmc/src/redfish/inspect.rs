@@ -54,6 +54,7 @@ fn summary(system: &Value, manager: Option<&Value>) -> HardwareDetails {
             bmc_version: manager
                 .and_then(|manager| json::string(manager, "/FirmwareVersion"))
                 .unwrap_or_default(),
+            components: Vec::new(),
         },
         hostname: text("/HostName"),
         ..HardwareDetails::default()
@@ -69,8 +70,13 @@ pub(crate) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(crate) async fn new(client: &'a Client) -> Result<Self, BmcError> {
+        Self::with(client, client.http.desk.limits.inspect_requests).await
+    }
+
+    /// One that makes at most so many requests, and never more than an inspection may.
+    pub(crate) async fn with(client: &'a Client, most: usize) -> Result<Self, BmcError> {
         let expand = client.root().await?.expand;
-        let left = client.http.desk.limits.inspect_requests;
+        let left = client.http.desk.limits.inspect_requests.min(most);
         Ok(Self { client, left: AtomicUsize::new(left), expand: AtomicBool::new(expand) })
     }
 

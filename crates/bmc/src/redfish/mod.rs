@@ -43,7 +43,7 @@ use crate::tls::SharedClient;
 use crate::turns::{Together, Urgency};
 use crate::types::{
     Bmc, BootMethod, BootTarget, ConnectOptions, EventSink, ManagerFacts, PowerAction, PowerState,
-    Subscribed, SystemFacts,
+    Subscribed, SystemFacts, UnhealthyPart,
 };
 use client::{Client, Resource};
 use http::Http;
@@ -81,6 +81,10 @@ struct Kept {
     off_since: Option<Instant>,
     /// What this process subscribed to.
     subscribed: Option<EventSink>,
+    /// The health of the system with all its parts.
+    health: Option<String>,
+    /// The parts that were not well when that was so.
+    unhealthy: Option<(Option<String>, Vec<UnhealthyPart>)>,
 }
 
 impl Redfish {
@@ -131,7 +135,15 @@ impl Redfish {
         let manager = self.manager(&system).await?.map(|manager| manager.json);
         let slot = self.slot(&system, manager.as_ref()).await?;
         let methods = self.methods(&system, slot.is_some()).await?;
-        Ok(SystemFacts { boot_methods: methods, ..facts(&system, manager.as_ref()) })
+        let found = facts(&system, manager.as_ref());
+        self.kept().health.clone_from(&found.health);
+        let named = self.kept().unhealthy.clone().filter(|(health, _)| *health == found.health);
+        let unhealthy = match named {
+            Some((_, unhealthy)) => unhealthy,
+            None => survey::health::unhealthy(&self.client, &system, manager.as_ref()).await?,
+        };
+        self.kept().unhealthy = Some((found.health.clone(), unhealthy.clone()));
+        Ok(SystemFacts { boot_methods: methods, unhealthy, ..found })
     }
 
     async fn change_power(&self, action: PowerAction) -> Result<(), BmcError> {
@@ -175,6 +187,7 @@ impl Redfish {
     fn see_power(&self, system: &Value) -> PowerState {
         let state = power::state(system);
         let mut kept = self.kept();
+        kept.health = survey::health::of(system);
         kept.off_since = match state {
             PowerState::Off => kept.off_since.or_else(|| Some(Instant::now())),
             _ => None,
@@ -312,8 +325,8 @@ fn facts(system: &Value, manager: Option<&Value>) -> SystemFacts {
             .chain((1..8).filter_map(|n| json::text(system, &format!("/HostCorrelation/HostMACAddress/{n}"))))
             .filter_map(|text| text.parse::<MacAddress>().ok())
             .collect(),
-        health: json::string(system, "/Status/HealthRollup")
-            .or_else(|| json::string(system, "/Status/Health")),
+        health: survey::health::of(system),
+        unhealthy: Vec::new(),
     }
 }
 
@@ -337,11 +350,17 @@ impl Bmc for Redfish {
         self.desk().operation("the change of boot target", Urgency::Change, self.change_boot(target)).await
     }
 
+    fn health_seen(&self) -> Option<String> {
+        self.kept().health.clone()
+    }
+
     async fn inspect(&self) -> Result<HardwareDetails, BmcError> {
         let read = async {
             let system = self.system().await?.json;
             let manager = self.manager(&system).await?.map(|manager| manager.json);
-            inspect::inspect(&self.client, &system, manager.as_ref()).await
+            let mut details = inspect::inspect(&self.client, &system, manager.as_ref()).await?;
+            self.complete(&system, &mut details).await?;
+            Ok(details)
         };
         self.desk().operation("the inspection", Urgency::Survey, read).await
     }

@@ -2,8 +2,8 @@
 //! reports. Reads only.
 
 mod crawl;
-mod health;
-mod read;
+pub(super) mod health;
+pub(super) mod read;
 mod would;
 
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::error::BmcError;
 use crate::limits::Limits;
 use crate::quirks::{QuirkMatch, Quirks, SharedQuirks};
 use crate::tls::Clients;
-use crate::types::{BootMethod, ConnectOptions};
+use crate::types::{BootMethod, ConnectOptions, UnhealthyPart};
 
 /// What a probe is to do.
 #[derive(Debug, Clone)]
@@ -191,6 +191,9 @@ pub struct Health {
     /// Power supplies of the chassis.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub power: Option<String>,
+    /// The parts that are not `OK`, as far as they are named.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unhealthy: Vec<UnhealthyPart>,
     /// The hottest sensor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hottest: Option<Temperature>,

@@ -1,6 +1,9 @@
 //! Reads a survey, piece by piece. An odd or missing piece costs that piece; a BMC that stops answering ends it.
 
+use ferric_api::HardwareDetails;
+use ferric_api::hardware::FirmwareComponent;
 use serde_json::Value;
+use tokio::time::{Duration, timeout};
 
 use super::{
     Can, FirmwareFound, ManagerFound, MediaSlot, SecureBoot, Service, Survey, SystemFound, health, would,
@@ -14,6 +17,12 @@ use crate::redfish::{Redfish, boot, facts, identity, json, media, power};
 const SYSTEMS: usize = 64;
 /// Most pieces of firmware that are listed.
 const FIRMWARE: usize = 256;
+/// Most that are kept of an inspection, requests for them, and how long they may take: they are of use, and not needed.
+const FIRMWARE_KEPT: usize = 128;
+const FIRMWARE_REQUESTS: usize = 64;
+const FIRMWARE_TIME: Duration = Duration::from_secs(30);
+/// Longest name or version of one, in characters.
+const LONGEST: usize = 128;
 
 impl Redfish {
     /// Reads everything into a survey, the most telling first.
@@ -40,6 +49,7 @@ impl Redfish {
         survey.can = self.can(&system, manager.as_ref()).await?;
         survey.would = would::would(&system, survey, self.client.kind.active().manner.clone());
         survey.health.system = health::of(&system.json);
+        survey.health.take_system(&system.json);
         survey.health.manager = manager.as_ref().and_then(|manager| health::of(&manager.json));
         survey.health.settle();
         survey.secure_boot = self.secure_boot(&system.json).await?;
@@ -48,6 +58,30 @@ impl Redfish {
         let reader = Reader::new(&self.client).await?;
         health::read(&reader, &system.json, &mut survey.health).await?;
         survey.firmware = firmware(&reader, &service).await?;
+        Ok(())
+    }
+
+    /// Adds to an inspection whether Secure Boot is on, and which firmware is installed.
+    pub(in crate::redfish) async fn complete(
+        &self,
+        system: &Value,
+        details: &mut HardwareDetails,
+    ) -> Result<(), BmcError> {
+        if let Some(secure) = self.secure_boot(system).await? {
+            (details.secure_boot, details.secure_boot_enabled) = (secure.current, secure.enabled);
+        }
+        let read = async {
+            let service = one_fact(self.client.get("/redfish/v1/").await)?;
+            let service = service.map(|root| root.json).unwrap_or_default();
+            let reader = Reader::with(&self.client, FIRMWARE_REQUESTS).await?;
+            firmware(&reader, &service).await
+        };
+        // A BMC that takes long for it is not failed for it; one that stops answering is.
+        let found = match timeout(FIRMWARE_TIME, read).await {
+            Ok(found) => found?,
+            Err(_) => Vec::new(),
+        };
+        details.firmware.components = found.into_iter().take(FIRMWARE_KEPT).map(component).collect();
         Ok(())
     }
 
@@ -136,6 +170,17 @@ impl Redfish {
             enabled: json::boolean(&resource.json, "/SecureBootEnable"),
             mode: json::string(&resource.json, "/SecureBootMode"),
         }))
+    }
+}
+
+fn component(found: FirmwareFound) -> FirmwareComponent {
+    let short = |text: String| {
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect::<String>()
+    };
+    FirmwareComponent {
+        name: short(found.name),
+        version: found.version.map(short).unwrap_or_default(),
+        updateable: found.updateable,
     }
 }
 

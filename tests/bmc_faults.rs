@@ -12,7 +12,7 @@ use ferric_bmc::{
     Bmc, BmcError, BmcPool, BootTarget, ConnectOptions, Credentials, Limits, PowerAction, PowerState,
 };
 use ferric_simulator::{Delays, Faults, Fleet, FleetConfig, JournalEvent, Power, ServerSpec};
-use table::{FAULTS, Fault, OPERATIONS, Operation};
+use table::{FAULTS, Fault, IPMI_FAULTS, OPERATIONS, Operation, SLOW};
 use tokio::time::{Instant, sleep};
 
 const GONE: Duration = Duration::from_secs(60);
@@ -31,9 +31,17 @@ fn limits() -> Limits {
     }
 }
 
+/// The same, for one fault.
+fn limits_of(fault: &Fault) -> Limits {
+    let slow = SLOW.contains(&fault.name);
+    Limits { operation: if slow { Duration::from_secs(25) } else { limits().operation }, ..limits() }
+}
+
 /// One server, and what it is to meet.
 struct Case<'a> {
     fleet: &'a Fleet,
+    /// The port of IPMI, where it is spoken; else Redfish is.
+    ipmi: Option<u16>,
     server: ServerSpec,
     fault: &'a Fault,
     pool: BmcPool,
@@ -41,11 +49,15 @@ struct Case<'a> {
 
 impl Case<'_> {
     fn bmc(&self) -> Arc<dyn Bmc> {
-        let address = format!("redfish://{}:{}/redfish/v1/Systems/1", self.server.bmc_ip, self.fleet.port());
+        let host = self.server.bmc_ip;
+        let address = match self.ipmi {
+            Some(port) => format!("ipmi://{host}:{port}"),
+            None => format!("redfish://{host}:{}/redfish/v1/Systems/1", self.fleet.port()),
+        };
         let options = ConnectOptions {
             address: address.parse().unwrap(),
             credentials: Some(Credentials::new(self.server.username.clone(), self.server.password.clone())),
-            ca_pem: Some(self.fleet.ca_pem().into()),
+            ca_pem: self.ipmi.is_none().then(|| self.fleet.ca_pem().into()),
             certificate_sha256: None,
             insecure: false,
         };
@@ -100,7 +112,11 @@ impl Case<'_> {
                 Ok(())
             }
             Operation::Boot => {
-                bmc.set_boot(&BootTarget::UefiHttp { url: URL.to_owned() }).await.map_err(reason)
+                let target = match self.ipmi {
+                    Some(_) => BootTarget::Network,
+                    None => BootTarget::UefiHttp { url: URL.to_owned() },
+                };
+                bmc.set_boot(&target).await.map_err(reason)
             }
         }
     }
@@ -124,7 +140,7 @@ impl Case<'_> {
         if operation == Operation::Probe {
             // Neither a session nor a connection is left.
             self.pool.close().await;
-            self.pool = BmcPool::new(limits());
+            self.pool = BmcPool::new(limits_of(self.fault));
         }
         let end = self.fleet.journal(&self.server.name, 0).unwrap().last().map_or(0, |entry| entry.seq);
         self.tell(serde_json::from_value((self.fault.faults)(operation)).unwrap());
@@ -151,12 +167,22 @@ impl Case<'_> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_fault_comes_to_its_reason_in_each_operation_and_ends() {
+    each_of(FAULTS, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_by_ipmi() {
+    each_of(IPMI_FAULTS, Some(0)).await;
+}
+
+async fn each_of(faults: &[Fault], ipmi_port: Option<u16>) {
     let folder = tempfile::tempdir().unwrap();
-    let config = FleetConfig { delays: Delays::none(), ..FleetConfig::new(FAULTS.len(), folder.path()) };
-    let fleet = Fleet::start(config).await.unwrap();
+    let config = FleetConfig::new(faults.len(), folder.path());
+    let fleet = Fleet::start(FleetConfig { delays: Delays::none(), ipmi_port, ..config }).await.unwrap();
+    let ipmi = fleet.ipmi_port();
     let servers: Vec<ServerSpec> = fleet.servers().cloned().collect();
-    let cases = FAULTS.iter().zip(servers).map(async |(fault, server)| {
-        let mut case = Case { fleet: &fleet, server, fault, pool: BmcPool::new(limits()) };
+    let cases = faults.iter().zip(servers).map(async |(fault, server)| {
+        let mut case = Case { fleet: &fleet, ipmi, server, fault, pool: BmcPool::new(limits_of(fault)) };
         let mut wrong = Vec::new();
         for (operation, wanted) in OPERATIONS.into_iter().zip(fault.reasons) {
             wrong.extend(case.run(operation, wanted).await);
@@ -170,11 +196,11 @@ async fn each_fault_comes_to_its_reason_in_each_operation_and_ends() {
 }
 
 /// The table as docs/bmc.md has it.
-fn as_documented() -> String {
+fn as_documented(faults: &[Fault]) -> String {
     let mut page =
         "| what is wrong | facts | hardware | power | on | off | boot |\n|---|---|---|---|---|---|---|\n"
             .to_owned();
-    for Fault { name, reasons, .. } in FAULTS {
+    for Fault { name, reasons, .. } in faults {
         let cells =
             reasons.map(|reason| if reason == "-" { "well".to_owned() } else { format!("`{reason}`") });
         page += &match cells.iter().all(|cell| *cell == cells[0]) {
@@ -188,6 +214,8 @@ fn as_documented() -> String {
 #[test]
 fn the_docs_have_the_table() {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/bmc.md")).unwrap();
-    let table = as_documented();
-    assert!(page.contains(&table), "docs/bmc.md: put this in place of its fault table:\n{table}");
+    for faults in [FAULTS, IPMI_FAULTS] {
+        let table = as_documented(faults);
+        assert!(page.contains(&table), "docs/bmc.md: put this in place of its fault table:\n{table}");
+    }
 }

@@ -59,6 +59,124 @@ const fn changing(power: &'static str, boot: &'static str) -> [&'static str; 6] 
     ["-", "-", "-", power, power, boot]
 }
 
+/// Commands of a pattern meet this, so often at most.
+fn commands(pattern: &str, times: Option<u64>, effect: Value) -> Value {
+    json!({"rules": [{"path": format!("/ipmi/{pattern}"), "times": times, "effect": effect}]})
+}
+
+/// Chassis Control and Set System Boot Options (IPMI v2.0, 28.3 and 28.12), by network function and command.
+fn orders(effect: Value) -> Value {
+    let rule = |path: &str| json!({"path": path, "effect": effect});
+    json!({"rules": [rule("/ipmi/00/02"), rule("/ipmi/00/08")]})
+}
+
+/// Faults of IPMI that need a longer deadline to come to their end: a session that is lost is given up after 10 s.
+pub const SLOW: [&str; 2] = ["forgets its sessions", "node busy (C0h), always"];
+
+/// The table of IPMI. Hardware that does not change is asked for once: no fault meets it afterwards.
+pub const IPMI_FAULTS: &[Fault] = &[
+    Fault { name: "answers late", faults: |_| json!({"bmcDelayMs": 50}), reasons: always("-") },
+    Fault {
+        name: "loses the first questions",
+        faults: |_| commands("*", Some(2), json!("close")),
+        reasons: always("-"),
+    },
+    Fault {
+        name: "loses the first answers",
+        faults: |_| commands("*", Some(2), json!("doneButClose")),
+        reasons: always("-"),
+    },
+    Fault {
+        name: "answers after it was asked again, and then twice",
+        faults: |_| commands("*", Some(2), json!({"delay": {"ms": 1300}})),
+        reasons: always("-"),
+    },
+    Fault {
+        name: "damages the first answers",
+        faults: |_| commands("*", Some(2), json!("notJson")),
+        reasons: always("-"),
+    },
+    Fault {
+        name: "cuts the first answers short",
+        faults: |_| commands("*", Some(2), json!("truncated")),
+        reasons: always("-"),
+    },
+    Fault {
+        name: "never answers",
+        faults: |_| json!({"bmc": "hangs"}),
+        reasons: ["BMCTimeout", "-", "BMCTimeout", "BMCTimeout", "BMCTimeout", "BMCTimeout"],
+    },
+    Fault {
+        name: "damages all answers",
+        faults: |_| json!({"bmc": "garbage"}),
+        reasons: ["BMCTimeout", "-", "BMCTimeout", "BMCTimeout", "BMCTimeout", "BMCTimeout"],
+    },
+    Fault {
+        name: "another password",
+        faults: |_| json!({"password": "another"}),
+        // An open session is gone on with.
+        reasons: ["BMCUnauthorized", "-", "-", "-", "-", "-"],
+    },
+    Fault {
+        name: "no session slot free",
+        faults: |_| json!({"sessionTableFull": true}),
+        reasons: ["BMCBusy", "-", "-", "-", "-", "-"],
+    },
+    Fault {
+        name: "forgets its sessions",
+        faults: |_| commands("*", Some(1), json!({"doneButRestart": {"ms": 300}})),
+        reasons: always("-"),
+    },
+    Fault {
+        name: "node busy (C0h), twice",
+        faults: |_| commands("*", Some(2), json!({"status": {"status": 503}})),
+        reasons: always("-"),
+    },
+    Fault {
+        name: "node busy (C0h), always",
+        faults: |_| json!({"bmc": "unavailable"}),
+        reasons: ["BMCBusy", "-", "BMCBusy", "BMCBusy", "BMCBusy", "BMCBusy"],
+    },
+    Fault {
+        name: "refuses changes with D5h",
+        faults: |_| orders(json!({"status": {"status": 409}})),
+        reasons: changing("BMCCommandRefused", "BMCCommandRefused"),
+    },
+    Fault {
+        name: "refuses changes for want of privilege (D4h)",
+        faults: |_| orders(json!({"status": {"status": 403}})),
+        reasons: changing("BMCCommandRefused", "BMCCommandRefused"),
+    },
+    Fault {
+        name: "takes boot flags and says FFh",
+        faults: |_| commands("00/08", None, json!({"doneButStatus": {"status": 500}})),
+        reasons: changing("-", "BMCCommandRefused"),
+    },
+    Fault {
+        name: "makes changes and loses all answers to them",
+        faults: |_| orders(json!("doneButClose")),
+        reasons: changing("BMCTimeout", "BMCTimeout"),
+    },
+    Fault {
+        name: "takes changes of power and does nothing",
+        faults: |_| json!({"powerStuck": true}),
+        reasons: changing("PowerNotConfirmed", "-"),
+    },
+    Fault {
+        name: "says of the power what it was before",
+        faults: |operation| match operation {
+            Operation::Off => json!({"powerLies": "On"}),
+            _ => json!({"powerLies": "Off"}),
+        },
+        reasons: changing("PowerNotConfirmed", "-"),
+    },
+    Fault {
+        name: "forgets the boot flags",
+        faults: |_| json!({"bootOverrideForgotten": true}),
+        reasons: always("-"),
+    },
+];
+
 /// The table.
 pub const FAULTS: &[Fault] = &[
     Fault { name: "answers late", faults: |_| json!({"bmcDelayMs": 50}), reasons: always("-") },

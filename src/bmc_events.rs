@@ -31,7 +31,7 @@ const CONNECTION: Duration = Duration::from_secs(15);
 const WITHIN: Duration = Duration::from_secs(5);
 /// So much of an event is looked at. The rest is not read.
 const LOOKED_AT: usize = 8 * 1024;
-/// Times that a host is woken at once, and then each second.
+/// Times that a host is woken at once, and then each second. What comes faster is put together.
 const BURST: f64 = 3.0;
 const EACH_SECOND: f64 = 1.0;
 /// Hosts whose rate is remembered; more than that, and those that are at rest are forgotten.
@@ -79,11 +79,25 @@ async fn take(State(shared): State<Arc<Shared>>, body: Body) -> StatusCode {
     let Some(host) = context_in(&bytes).and_then(|context| host_of(&receiver.token_key, context)) else {
         return StatusCode::FORBIDDEN;
     };
-    if rates.lock().unwrap_or_else(PoisonError::into_inner).allows(&host, Instant::now()) {
-        tracing::debug!(%host, "woken by an event of its BMC");
-        (receiver.wake)(&host);
+    let turn = rates.lock().unwrap_or_else(PoisonError::into_inner).turn(&host, Instant::now());
+    match turn {
+        Turn::Now => wake(&shared, &host),
+        Turn::Later(pause) => {
+            let shared = shared.clone();
+            // One a host at a time: those that come meanwhile are covered by it.
+            tokio::spawn(async move {
+                tokio::time::sleep(pause).await;
+                wake(&shared, &host);
+            });
+        }
+        Turn::Covered => {}
     }
     StatusCode::NO_CONTENT
+}
+
+fn wake(shared: &Shared, host: &Key) {
+    tracing::debug!(%host, "woken by an event of its BMC");
+    (shared.receiver.wake)(host);
 }
 
 /// The first few KiB of a body, or all there is.
@@ -125,29 +139,53 @@ fn context_in(bytes: &[u8]) -> Option<&str> {
     }
 }
 
+/// When a host is woken by an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Now,
+    /// It was woken too often: after this pause, so that the last event is not lost.
+    Later(Duration),
+    /// It is about to be woken anyway.
+    Covered,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Rate {
+    left: f64,
+    at: Instant,
+    /// Until when it waits to be woken.
+    waits: Option<Instant>,
+}
+
+impl Rate {
+    fn refilled(&self, now: Instant) -> f64 {
+        (self.left + now.saturating_duration_since(self.at).as_secs_f64() * EACH_SECOND).min(BURST)
+    }
+}
+
 /// How often hosts were woken.
 #[derive(Debug, Default)]
 struct Rates {
-    hosts: HashMap<Key, (f64, Instant)>,
+    hosts: HashMap<Key, Rate>,
 }
 
 impl Rates {
-    /// Whether a host may be woken now.
-    fn allows(&mut self, host: &Key, now: Instant) -> bool {
-        let refilled = |(left, at): (f64, Instant)| {
-            (left + now.saturating_duration_since(at).as_secs_f64() * EACH_SECOND).min(BURST)
-        };
+    /// When a host is to be woken by an event that came now.
+    fn turn(&mut self, host: &Key, now: Instant) -> Turn {
         if self.hosts.len() >= RATES && !self.hosts.contains_key(host) {
-            self.hosts.retain(|_, rate| refilled(*rate) < BURST);
+            self.hosts.retain(|_, rate| rate.refilled(now) < BURST);
             if self.hosts.len() >= RATES {
-                return false;
+                return Turn::Covered;
             }
         }
-        let rate = self.hosts.entry(host.clone()).or_insert((BURST, now));
-        let left = refilled(*rate);
-        let allowed = left >= 1.0;
-        *rate = (if allowed { left - 1.0 } else { left }, now);
-        allowed
+        let rate = self.hosts.entry(host.clone()).or_insert(Rate { left: BURST, at: now, waits: None });
+        if rate.waits.is_some_and(|until| now < until) {
+            return Turn::Covered;
+        }
+        let left = rate.refilled(now);
+        let pause = (left < 1.0).then(|| Duration::from_secs_f64((1.0 - left) / EACH_SECOND));
+        *rate = Rate { left: left - 1.0, at: now, waits: pause.map(|pause| now + pause) };
+        pause.map_or(Turn::Now, Turn::Later)
     }
 }
 

@@ -57,17 +57,22 @@ fn only_tokens_of_this_use_name_a_host() {
 fn rates() {
     let (mut rates, start) = (Rates::default(), Instant::now());
     let (one, other) = (Key::new("a", "1"), Key::new("a", "2"));
-    let at = |rates: &mut Rates, ms: u64| rates.allows(&one, start + Duration::from_millis(ms));
+    let mut at = |ms: u64| match rates.turn(&one, start + Duration::from_millis(ms)) {
+        Turn::Now => "now".to_owned(),
+        Turn::Later(pause) => format!("in {} ms", pause.as_millis()),
+        Turn::Covered => "covered".to_owned(),
+    };
+    let turns = [0, 0, 0, 100, 200, 999, 1100, 1200, 9000].map(&mut at);
     assert_eq!(
-        [0, 1, 2, 3, 900, 1100, 1200].map(|ms| at(&mut rates, ms)),
-        [true, true, true, false, false, true, false]
+        turns,
+        ["now", "now", "now", "in 900 ms", "covered", "covered", "in 900 ms", "covered", "now"]
     );
-    assert!(rates.allows(&other, start), "another host has its own");
+    assert_eq!(rates.turn(&other, start), Turn::Now, "another host has its own");
     for n in 0..RATES {
-        rates.allows(&Key::new("b", n.to_string()), start);
+        rates.turn(&Key::new("b", n.to_string()), start);
     }
     assert!(rates.hosts.len() <= RATES);
-    assert!(rates.allows(&Key::new("c", "1"), start + Duration::from_secs(60)));
+    assert_eq!(rates.turn(&Key::new("c", "1"), start + Duration::from_secs(60)), Turn::Now);
     assert!(rates.hosts.len() < 10, "those at rest are forgotten");
 }
 
@@ -107,7 +112,10 @@ async fn who_knows_the_token_wakes_its_host_and_nobody_else() {
     for _ in 0..20 {
         assert_eq!(answered(&shared, event.clone().into()).await, 204);
     }
-    assert!(woken.load(Ordering::Relaxed) <= 3);
+    assert_eq!(woken.load(Ordering::Relaxed), 3);
+    // The last of them is not lost.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(woken.load(Ordering::Relaxed), 4);
     leading.send(Leadership::Standby { holder: None }).unwrap();
     assert_eq!(answered(&shared, event.into()).await, 503);
 }

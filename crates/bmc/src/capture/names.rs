@@ -78,6 +78,9 @@ const KEYS: &[(&str, Kind)] = &[
 
 /// Keys that are exactly so.
 const EXACT: &[(&str, Kind)] = &[
+    // Of a subscription to events: by it the receiver knows who sends.
+    ("context", Kind::Secret),
+    ("authorization", Kind::Secret),
     ("street", Kind::Secret),
     ("building", Kind::Secret),
     ("city", Kind::Secret),
@@ -210,6 +213,8 @@ mod tests {
             ("Model", None),
             ("ResetType@Redfish.AllowableValues", Some(Kind::Version)),
             ("NodeGUID", Some(Kind::Wide)),
+            ("Context", Some(Kind::Secret)),
+            ("@odata.context", None),
         ] {
             assert_eq!(kind(key), expected, "{key}");
         }

@@ -38,7 +38,8 @@ impl Sessions {
             self.open.remove(0);
         }
         self.last += 1;
-        let token = uuid::Uuid::new_v4().simple().to_string();
+        // Easily found where it should not be.
+        let token = format!("simulated-session-token-{}", uuid::Uuid::new_v4().simple());
         self.open.push(Session { id: self.last, token: token.clone(), used: now });
         Some((self.last, token))
     }

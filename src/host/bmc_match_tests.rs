@@ -36,6 +36,7 @@ impl Case {
             boot_methods: Vec::new(),
             macs: Vec::new(),
             health: None,
+            unhealthy: Vec::new(),
         };
         let address = self.configured.parse::<BmcAddress>().ok();
         compare(

@@ -1,7 +1,7 @@
 //! Ferric: Cluster API infrastructure provider for bare metal.
 //!
 //! The provider as a library: `main.rs` parses the command line and hands over to [`manager`]. Decisions live in the
-//! pure modules [`host`], [`claim`] and [`discovery`]; [`controllers`] are thin shells around them; [`deploy`] and [`boot`] serve the
+//! pure modules [`host`], [`claim`], [`discovery`] and [`autoscaling`]; [`controllers`] are thin shells around them; [`deploy`] and [`boot`] serve the
 //! in-RAM agents.
 
 pub mod autoscaling;

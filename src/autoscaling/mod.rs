@@ -1,3 +1,6 @@
-//! What autoscalers need to know and to decide, pure: no Kubernetes client, no clock, no log.
+//! Autoscaling of MachineDeployments: what is known goes in, decisions come out.
+//!
+//! What lives here: decisions. What must not: I/O, a Kubernetes client, a clock, a log, randomness.
 
 pub mod capacity;
+pub mod schedule;

@@ -1,0 +1,341 @@
+//! Which nodes do the waiting pods need?
+//!
+//! First-fit decreasing: pods of higher priority first, then larger ones, pods of one class together; each on the first
+//! node that takes it, nodes that are there (or on their way) before new ones. What is large is the largest share that
+//! the pod takes of the largest node there is. A pod that has to be near others, or spread, is tried again as long as
+//! other pods still find a place, since what it waits for may come after it.
+//!
+//! Two questions: what a group could do alone ([`Simulation::estimate`], for choosing between groups), and one plan over
+//! several groups in an order of preference ([`Simulation::plan`]), in which pods spread over racks get nodes in each.
+
+use std::cmp::Reverse;
+
+use super::cluster::Cluster;
+use super::model::Node;
+use super::profile::{Template, amount, fixed_reason};
+use super::reason::Reason;
+use super::simulation::{NodeId, PodId, Simulation};
+use super::state::State;
+use super::symbols::Sym;
+
+/// How often pods that wait for other pods are tried again. Each round has placed something; real chains are short.
+const ROUNDS: usize = 8;
+
+/// A node group that could grow.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// Its name, the last thing to decide between groups.
+    pub name: String,
+    /// A node of it, from [`Cluster::template`].
+    pub template: Node,
+    /// How many nodes may be added.
+    pub limit: u32,
+    /// How many are on their way: they count as there.
+    pub in_flight: u32,
+    /// Groups of a lower rank are preferred.
+    pub rank: u32,
+    /// How many nodes it has: of equal rank, the smallest grows.
+    pub size: u32,
+    /// New nodes are only for pods that ask for this resource; others may use what is left on them.
+    pub only_for: Option<Sym>,
+}
+
+/// A node to add.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewNode {
+    /// Which of the groups.
+    pub group: usize,
+    /// The pods it is for, in order.
+    pub pods: Vec<PodId>,
+}
+
+/// A pod for which there is no place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unplaced {
+    /// The pod.
+    pub pod: PodId,
+    /// Why a new node would not help, by group. Why it fits on no node that is there says [`Simulation::explain`].
+    pub groups: std::sync::Arc<[(usize, Reason)]>,
+}
+
+/// Where pods go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// On nodes that are there or on their way.
+    pub existing: Vec<(PodId, NodeId)>,
+    /// On new nodes.
+    pub nodes: Vec<NewNode>,
+    /// Nowhere, in order.
+    pub unplaced: Vec<Unplaced>,
+}
+
+impl Plan {
+    /// How many nodes are to be added to a group.
+    pub fn nodes_of(&self, group: usize) -> usize {
+        self.nodes.iter().filter(|node| node.group == group).count()
+    }
+}
+
+/// The answer to scale-up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Packing {
+    /// Pods that fit on nodes that are there or on their way.
+    pub existing: Vec<(PodId, NodeId)>,
+    /// What each group could do alone for the rest, in the order of the groups.
+    pub estimates: Vec<Plan>,
+    /// One plan for the rest over all groups by rank.
+    pub plan: Plan,
+}
+
+/// What waiting pods need of these groups. The caller chooses which pods count ([`Simulation::waiting`], less those
+/// below its cut-off or too young); the simulation has them placed afterwards, new nodes included.
+pub fn pack(simulation: &mut Simulation<'_>, pods: &[PodId], groups: &[Group]) -> Packing {
+    for group in groups {
+        simulation.expect(group);
+    }
+    let Plan { existing, unplaced, .. } = simulation.settle(pods);
+    let rest: Vec<PodId> = unplaced.into_iter().map(|unplaced| unplaced.pod).collect();
+    let estimates = groups.iter().map(|group| simulation.estimate(&rest, group)).collect();
+    Packing { existing, estimates, plan: simulation.plan(&rest, groups) }
+}
+
+/// Pods that are tried together.
+struct Run {
+    class: usize,
+    pods: Vec<PodId>,
+}
+
+/// Groups while they grow.
+struct Growth<'g> {
+    groups: &'g [Group],
+    templates: Vec<usize>,
+    planned: Vec<u32>,
+    /// New nodes and their groups, in order.
+    nodes: Vec<(usize, usize)>,
+}
+
+impl<'a> Simulation<'a> {
+    /// Adds the nodes of a group that are on their way.
+    pub fn expect(&mut self, group: &Group) {
+        if group.in_flight > 0 {
+            let template = self.template(&group.template);
+            for _ in 0..group.in_flight {
+                self.add(template);
+            }
+        }
+    }
+
+    /// Places pods on nodes that are there.
+    pub fn settle(&mut self, pods: &[PodId]) -> Plan {
+        self.plan(pods, &[])
+    }
+
+    /// What one group could do for pods. Nothing stays changed: the ids of new nodes are of no use afterwards.
+    pub fn estimate(&mut self, pods: &[PodId], group: &Group) -> Plan {
+        let mark = self.mark();
+        let plan = self.plan(pods, std::slice::from_ref(group));
+        self.rollback(mark);
+        plan
+    }
+
+    /// Places pods on the nodes that are there and on new ones of these groups.
+    pub fn plan(&mut self, pods: &[PodId], groups: &[Group]) -> Plan {
+        let templates = groups.iter().map(|group| self.template(&group.template)).collect();
+        let mut growth = Growth { groups, templates, planned: vec![0; groups.len()], nodes: Vec::new() };
+        let before = self.state.len();
+        let mut plan = Plan::default();
+        let mut runs = self.runs(pods);
+        for _ in 0..ROUNDS {
+            let mut again = Vec::new();
+            let mut progress = false;
+            let mut failed = Vec::new();
+            for run in runs {
+                let placed = plan.existing.len();
+                let why = self.place_run(&run, &mut growth, &mut plan.existing);
+                let placed = plan.existing.len() - placed;
+                progress |= placed > 0;
+                let Some(rest) = run.pods.get(placed..).filter(|rest| !rest.is_empty()) else { continue };
+                let why: std::sync::Arc<[(usize, Reason)]> = why.into();
+                failed.extend(rest.iter().map(|&pod| Unplaced { pod, groups: why.clone() }));
+                if self.index.classes[run.class].may_fit_later() {
+                    again.push(Run { class: run.class, pods: rest.to_vec() });
+                }
+            }
+            let last = again.is_empty() || !progress;
+            // Those that are tried again are told of by the next round.
+            let repeated =
+                |pod: PodId| !last && self.index.classes[self.index.class_of[pod.at()]].may_fit_later();
+            plan.unplaced.extend(failed.into_iter().filter(|unplaced| !repeated(unplaced.pod)));
+            if last {
+                again.clear();
+            }
+            runs = again;
+            if runs.is_empty() {
+                break;
+            }
+        }
+        plan.unplaced.extend(
+            runs.into_iter()
+                .flat_map(|run| run.pods)
+                .map(|pod| Unplaced { pod, groups: std::sync::Arc::from([]) }),
+        );
+        self.split(&mut plan, &growth, before);
+        plan
+    }
+
+    /// Which pods went to new nodes.
+    fn split(&self, plan: &mut Plan, growth: &Growth<'_>, before: usize) {
+        plan.nodes = growth.nodes.iter().map(|&(_, group)| NewNode { group, pods: Vec::new() }).collect();
+        let (old, new): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut plan.existing).into_iter().partition(|(_, node)| node.at() < before);
+        plan.existing = old;
+        for (pod, node) in new {
+            if let Some(node) = plan.nodes.get_mut(node.at() - before) {
+                node.pods.push(pod);
+            }
+        }
+        plan.existing.sort_unstable();
+        plan.nodes.iter_mut().for_each(|node| node.pods.sort_unstable());
+        plan.unplaced.sort_unstable_by_key(|unplaced| unplaced.pod);
+    }
+
+    /// Pods in the order in which they are placed.
+    fn runs(&self, pods: &[PodId]) -> Vec<Run> {
+        let largest = self.largest();
+        let mut sizes: Vec<Option<u64>> = vec![None; self.index.classes.len()];
+        let mut order: Vec<(Reverse<i32>, Reverse<u64>, usize, PodId)> = Vec::with_capacity(pods.len());
+        for &pod in pods.iter().filter(|pod| self.place(**pod).is_none()) {
+            let class = self.index.class_of[pod.at()];
+            let size = *sizes[class].get_or_insert_with(|| self.size(class, &largest));
+            order.push((Reverse(self.pod(pod).priority), Reverse(size), class, pod));
+        }
+        order.sort_unstable();
+        order.dedup();
+        let mut runs: Vec<(Reverse<i32>, Run)> = Vec::new();
+        for (priority, _, class, pod) in order {
+            match runs.last_mut() {
+                Some((last, run)) if *last == priority && run.class == class => run.pods.push(pod),
+                _ => runs.push((priority, Run { class, pods: vec![pod] })),
+            }
+        }
+        runs.into_iter().map(|(_, run)| run).collect()
+    }
+
+    /// The most that a node has of each resource.
+    pub(super) fn largest(&self) -> Vec<i64> {
+        let models = self.nodes.iter().copied().chain(self.templates.iter().map(|template| &template.node));
+        let mut largest = vec![1; self.index.resources.items.len()];
+        for model in models {
+            for (most, &resource) in largest.iter_mut().zip(&self.index.resources.items) {
+                *most = amount(model, resource).max(*most);
+            }
+        }
+        largest
+    }
+
+    /// The largest share that a class takes of the largest node, in 2⁻²⁰.
+    pub(super) fn size(&self, class: usize, largest: &[i64]) -> u64 {
+        let shares = self.index.classes[class].need.iter().map(|&(resource, amount)| {
+            let share = (i128::from(amount) << 20) / i128::from(largest[resource].max(1));
+            u64::try_from(share).unwrap_or(u64::MAX)
+        });
+        shares.max().unwrap_or(0)
+    }
+
+    /// The number of a template, new or known.
+    fn template(&mut self, node: &Node) -> usize {
+        if let Some(known) = self.templates.iter().position(|template| template.node == *node) {
+            return known;
+        }
+        self.templates.push(Template::new(&self.index, node));
+        self.templates.len() - 1
+    }
+
+    /// Places the pods of a run, in order, until one fits nowhere: then none of the rest does. Returns why not.
+    fn place_run(
+        &mut self,
+        run: &Run,
+        growth: &mut Growth<'_>,
+        placed: &mut Vec<(PodId, NodeId)>,
+    ) -> Vec<(usize, Reason)> {
+        let mut among = self.state.candidates(self.index.classes[run.class].fixed);
+        for &pod in &run.pods {
+            let node = match self.state.first_fit(&self.index, run.class, &mut among) {
+                Some(node) => node,
+                None => match self.open(run.class, growth) {
+                    Ok(node) => {
+                        among.set(node, true);
+                        node
+                    }
+                    Err(why) => return why,
+                },
+            };
+            self.state.put(&self.index, pod.at(), node);
+            placed.push((pod, NodeId::new(node)));
+        }
+        Vec::new()
+    }
+
+    /// Adds a node on which a class fits, of the most preferred group that has one.
+    fn open(&mut self, class: usize, growth: &mut Growth<'_>) -> Result<usize, Vec<(usize, Reason)>> {
+        let mut order: Vec<usize> = (0..growth.groups.len()).collect();
+        order.sort_by_key(|&at| {
+            let group = &growth.groups[at];
+            (group.rank, group.size.saturating_add(growth.planned[at]), &group.name, at)
+        });
+        let mut why = Vec::new();
+        for at in order {
+            let (group, template) = (&growth.groups[at], growth.templates[at]);
+            let reason = match self.unsuited(class, group, template) {
+                Some(reason) => reason,
+                None if growth.planned[at] >= group.limit => Reason::GroupLimit,
+                None => {
+                    let mark = self.mark();
+                    let node = self.add(template);
+                    let Some(reason) = self.why_not(class, NodeId::new(node)) else {
+                        growth.planned[at] += 1;
+                        growth.nodes.push((node, at));
+                        return Ok(node);
+                    };
+                    self.rollback(mark);
+                    reason
+                }
+            };
+            why.push((at, reason));
+        }
+        why.sort_unstable();
+        Err(why)
+    }
+
+    /// Why a node of a group would not do for a class whatever else runs, without trying.
+    fn unsuited(&self, number: usize, group: &Group, template: usize) -> Option<Reason> {
+        let class = &self.index.classes[number];
+        if let Some(resource) = group.only_for {
+            let asks = class.spec.requests.iter().any(|&(name, _)| name == resource);
+            if !asks {
+                return Some(Reason::Reserved(self.index.cluster.symbols.name(resource).to_owned()));
+            }
+        }
+        let template = &self.templates[template];
+        if !template.profile.meets(class.fixed) {
+            let fixed = &self.index.fixed.items[class.fixed];
+            return fixed_reason(&self.index, fixed, &template.node)
+                .or_else(|| self.index.volume_reason(fixed, template.node.name, &template.node.labels));
+        }
+        let taken = |resource: usize| -> i64 {
+            let daemons = template.daemons.iter().flat_map(|&daemon| &self.index.classes[daemon].need);
+            daemons
+                .filter(|(name, _)| *name == resource)
+                .fold(0, |sum, (_, amount)| sum.saturating_add(*amount))
+        };
+        let room = |resource| template.profile.room(resource).saturating_sub(taken(resource));
+        self.shortage(State::short(&self.index, number, room))
+    }
+}
+
+impl Cluster {
+    /// A simulation of the cluster as it is.
+    pub fn simulate(&self) -> Simulation<'_> {
+        Simulation::new(self)
+    }
+}

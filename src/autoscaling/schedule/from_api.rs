@@ -116,9 +116,8 @@ impl Cluster {
         let symbols = &mut self.symbols;
         let spec = node.spec.clone().unwrap_or_default();
         let status = node.status.clone().unwrap_or_default();
-        let mut taints: Vec<Taint> =
+        let taints: Vec<Taint> =
             spec.taints.iter().flatten().filter_map(|taint| read_taint(taint, symbols)).collect();
-        taints.sort_unstable();
         let allocatable = status.allocatable.unwrap_or_default();
         Node {
             name: symbols.intern(node.metadata.name.as_deref().unwrap_or_default()),

@@ -215,7 +215,7 @@ pub struct Node {
     pub name: Sym,
     /// Its labels.
     pub labels: Labels,
-    /// Its taints that keep pods off, sorted.
+    /// Its taints that keep pods off, in the order of the API: the first that is not tolerated is told.
     pub taints: Box<[Taint]>,
     /// What it has for pods, of each resource.
     pub allocatable: Amounts,

@@ -53,6 +53,18 @@ fn nodes_that_keep_pods_off(#[case] change: Value, #[case] expected: &str) {
     assert_eq!(verdicts(&cluster(&[node("n", change)], &[pod("p", json!({}))]), "p"), [expected]);
 }
 
+/// It was told by the order in which names were first seen.
+#[test]
+fn the_first_taint_is_told() {
+    let taints = json!([{"key": "b", "effect": "NoSchedule"}, {"key": "a", "effect": "NoExecute"}]);
+    let nodes = [
+        node("n1", json!({"spec": {"taints": [{"key": "a", "effect": "NoSchedule"}]}})),
+        node("n2", json!({"spec": {"taints": taints}})),
+    ];
+    let said = verdicts(&cluster(&nodes, &[pod("p", json!({}))]), "p");
+    assert_eq!(said, ["untolerated taint a:NoSchedule", "untolerated taint b:NoSchedule"]);
+}
+
 #[test]
 fn who_tolerates_a_cordon_goes_on_a_cordoned_node() {
     let toleration =

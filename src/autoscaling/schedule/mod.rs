@@ -8,6 +8,7 @@
 mod bits;
 pub mod cluster;
 mod dice;
+mod fill;
 pub mod from_api;
 mod from_api_storage;
 mod index;

@@ -2,15 +2,19 @@
 //!
 //! First-fit decreasing: pods of higher priority first, then larger ones, pods of one class together; each on the first
 //! node that takes it, nodes that are there (or on their way) before new ones. What is large is the largest share that
-//! the pod takes of the largest node there is. A pod that has to be near others, or spread, is tried again as long as
-//! other pods still find a place, since what it waits for may come after it.
+//! the pod takes of the largest node there is. A new node is filled at once, with the pods that suit best what it has
+//! left ([`fill`](super::fill)): else pods that ask for much memory and those that ask for much cpu, which differ in
+//! size, would each fill nodes of their own. A pod that has to be near others, or spread, is tried again as long as other
+//! pods still find a place, since what it waits for may come after it.
 //!
 //! Two questions: what a group could do alone ([`Simulation::estimate`], for choosing between groups), and one plan over
 //! several groups in an order of preference ([`Simulation::plan`]), in which pods spread over racks get nodes in each.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 
 use super::cluster::Cluster;
+use super::fill::Fill;
 use super::model::Node;
 use super::profile::{Template, amount, fixed_reason};
 use super::reason::Reason;
@@ -55,7 +59,7 @@ pub struct Unplaced {
     /// The pod.
     pub pod: PodId,
     /// Why a new node would not help, by group. Why it fits on no node that is there says [`Simulation::explain`].
-    pub groups: std::sync::Arc<[(usize, Reason)]>,
+    pub groups: Arc<[(usize, Reason)]>,
 }
 
 /// Where pods go.
@@ -100,9 +104,11 @@ pub fn pack(simulation: &mut Simulation<'_>, pods: &[PodId], groups: &[Group]) -
 }
 
 /// Pods that are tried together.
-struct Run {
-    class: usize,
-    pods: Vec<PodId>,
+pub(super) struct Run {
+    pub(super) class: usize,
+    pub(super) priority: i32,
+    /// The next one last.
+    pub(super) pods: Vec<PodId>,
 }
 
 /// Groups while they grow.
@@ -145,40 +151,29 @@ impl<'a> Simulation<'a> {
         let before = self.state.len();
         let mut plan = Plan::default();
         let mut runs = self.runs(pods);
-        for _ in 0..ROUNDS {
-            let mut again = Vec::new();
-            let mut progress = false;
-            let mut failed = Vec::new();
-            for run in runs {
-                let placed = plan.existing.len();
-                let why = self.place_run(&run, &mut growth, &mut plan.existing);
-                let placed = plan.existing.len() - placed;
-                progress |= placed > 0;
-                let Some(rest) = run.pods.get(placed..).filter(|rest| !rest.is_empty()) else { continue };
-                let why: std::sync::Arc<[(usize, Reason)]> = why.into();
-                failed.extend(rest.iter().map(|&pod| Unplaced { pod, groups: why.clone() }));
-                if self.index.classes[run.class].may_fit_later() {
-                    again.push(Run { class: run.class, pods: rest.to_vec() });
-                }
+        for round in 1..=ROUNDS {
+            let mut fill = Fill::new(self, &runs);
+            let placed = plan.existing.len();
+            let mut failed: Vec<Arc<[(usize, Reason)]>> = Vec::new();
+            for at in 0..runs.len() {
+                let why = self.place_run(&mut runs, at, &mut growth, &mut fill, &mut plan.existing);
+                failed.push(why.into());
             }
-            let last = again.is_empty() || !progress;
-            // Those that are tried again are told of by the next round.
-            let repeated =
-                |pod: PodId| !last && self.index.classes[self.index.class_of[pod.at()]].may_fit_later();
-            plan.unplaced.extend(failed.into_iter().filter(|unplaced| !repeated(unplaced.pod)));
-            if last {
-                again.clear();
+            let last = round == ROUNDS || plan.existing.len() == placed;
+            let mut again = Vec::new();
+            for (why, run) in failed.into_iter().zip(runs) {
+                if !last && !run.pods.is_empty() && self.index.classes[run.class].may_fit_later() {
+                    again.push(run);
+                } else {
+                    let unplaced = run.pods.into_iter().map(|pod| Unplaced { pod, groups: why.clone() });
+                    plan.unplaced.extend(unplaced);
+                }
             }
             runs = again;
             if runs.is_empty() {
                 break;
             }
         }
-        plan.unplaced.extend(
-            runs.into_iter()
-                .flat_map(|run| run.pods)
-                .map(|pod| Unplaced { pod, groups: std::sync::Arc::from([]) }),
-        );
         self.split(&mut plan, &growth, before);
         plan
     }
@@ -211,14 +206,15 @@ impl<'a> Simulation<'a> {
         }
         order.sort_unstable();
         order.dedup();
-        let mut runs: Vec<(Reverse<i32>, Run)> = Vec::new();
-        for (priority, _, class, pod) in order {
+        let mut runs: Vec<Run> = Vec::new();
+        for (Reverse(priority), _, class, pod) in order {
             match runs.last_mut() {
-                Some((last, run)) if *last == priority && run.class == class => run.pods.push(pod),
-                _ => runs.push((priority, Run { class, pods: vec![pod] })),
+                Some(run) if run.priority == priority && run.class == class => run.pods.push(pod),
+                _ => runs.push(Run { class, priority, pods: vec![pod] }),
             }
         }
-        runs.into_iter().map(|(_, run)| run).collect()
+        runs.iter_mut().for_each(|run| run.pods.reverse());
+        runs
     }
 
     /// The most that a node has of each resource.
@@ -251,27 +247,33 @@ impl<'a> Simulation<'a> {
         self.templates.len() - 1
     }
 
-    /// Places the pods of a run, in order, until one fits nowhere: then none of the rest does. Returns why not.
+    /// Places the pods of a run, in order, until one fits nowhere: then none of the rest does. Returns why not. A node
+    /// that is added for one of them is filled with pods of this run and of those after it.
     fn place_run(
         &mut self,
-        run: &Run,
+        runs: &mut [Run],
+        at: usize,
         growth: &mut Growth<'_>,
+        fill: &mut Fill,
         placed: &mut Vec<(PodId, NodeId)>,
     ) -> Vec<(usize, Reason)> {
-        let mut among = self.state.candidates(self.index.classes[run.class].fixed);
-        for &pod in &run.pods {
-            let node = match self.state.first_fit(&self.index, run.class, &mut among) {
-                Some(node) => node,
-                None => match self.open(run.class, growth) {
-                    Ok(node) => {
-                        among.set(node, true);
-                        node
-                    }
+        let class = runs[at].class;
+        let mut among = self.state.candidates(self.index.classes[class].fixed);
+        while let Some(&pod) = runs[at].pods.last() {
+            let (node, new) = match self.state.first_fit(&self.index, class, &mut among) {
+                Some(node) => (node, false),
+                None => match self.open(class, growth) {
+                    Ok(node) => (node, true),
                     Err(why) => return why,
                 },
             };
+            runs[at].pods.pop();
             self.state.put(&self.index, pod.at(), node);
             placed.push((pod, NodeId::new(node)));
+            if new {
+                fill.node(self, &mut runs[at..], at, node, placed);
+                among.set(node, true);
+            }
         }
         Vec::new()
     }

@@ -301,6 +301,11 @@ impl State {
         self.fixed[fixed].and(&self.open)
     }
 
+    /// Whether a node meets what does not change.
+    pub(super) fn meets(&self, fixed: usize, node: usize) -> bool {
+        self.fixed[fixed].get(node)
+    }
+
     /// The first of some nodes on which a class fits. Nodes on which it will not fit as long as pods only come are
     /// taken out of `among`.
     pub(super) fn first_fit(&self, index: &Index<'_>, class: usize, among: &mut Bits) -> Option<usize> {

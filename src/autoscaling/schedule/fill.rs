@@ -9,15 +9,24 @@ use super::pack::Run;
 use super::simulation::{NodeId, PodId, Simulation};
 use super::state::Verdict;
 
-/// One, as a share.
-const ONE: i128 = 1 << 20;
+/// One, as a share: three of 2²⁰, 1000 and 2²⁰ multiplied stay far below 2⁶³.
+const ONE: i64 = 1 << 20;
+
+/// How many kinds of pods are weighed against each other for a place, the largest first.
+const CHOICE: usize = 64;
+
+/// A part of the largest there is, as a share.
+fn share(amount: i64, largest: i64) -> i64 {
+    let share = i128::from(amount) * i128::from(ONE) / i128::from(largest.max(1));
+    i64::try_from(share.clamp(0, i128::from(ONE))).unwrap_or(ONE)
+}
 
 /// Runs by what their pods ask for: those that ask for the same are chosen between once.
 pub(super) struct Fill {
     /// The most that a node has, by resource.
     largest: Vec<i64>,
     /// How scarce each resource is.
-    weights: Vec<i128>,
+    weights: Vec<i64>,
     kinds: Vec<Kind>,
 }
 
@@ -25,7 +34,7 @@ pub(super) struct Fill {
 struct Kind {
     priority: i32,
     /// Resource, amount and weighted share.
-    need: Vec<(usize, i64, i128)>,
+    need: Vec<(usize, i64, i64)>,
     /// Numbers of runs, in order; those before `next` are empty.
     runs: Vec<usize>,
     next: usize,
@@ -38,13 +47,14 @@ impl Fill {
         let mut weights: Vec<i128> = vec![0; largest.len()];
         for run in runs {
             for &(resource, amount) in &simulation.index.classes[run.class].need {
-                let share = i128::from(amount) * ONE / i128::from(largest[resource].max(1));
-                weights[resource] += share * i128::try_from(run.pods.len()).unwrap_or(0);
+                let pods = i128::try_from(run.pods.len()).unwrap_or(0);
+                weights[resource] += i128::from(share(amount, largest[resource])) * pods;
             }
         }
         // In thousandths of the scarcest.
         let most = weights.iter().copied().max().unwrap_or(0).max(1);
-        weights.iter_mut().for_each(|weight| *weight = *weight * 1000 / most);
+        let weights =
+            weights.into_iter().map(|weight| i64::try_from(weight * 1000 / most).unwrap_or(0)).collect();
         let mut fill = Self { largest, weights, kinds: Vec::new() };
         let mut known = std::collections::HashMap::new();
         for (at, run) in runs.iter().enumerate() {
@@ -55,7 +65,7 @@ impl Fill {
                     need: need
                         .iter()
                         .map(|&(resource, amount)| {
-                            let share = i128::from(amount) * ONE / i128::from(fill.largest[resource].max(1));
+                            let share = share(amount, fill.largest[resource]);
                             (resource, amount, share * fill.weights[resource])
                         })
                         .collect(),
@@ -78,7 +88,9 @@ impl Fill {
         node: usize,
         placed: &mut Vec<(PodId, NodeId)>,
     ) {
-        let mut open: Vec<usize> = (0..self.kinds.len()).collect();
+        let mut open: Vec<usize> = (0..self.kinds.len())
+            .filter(|&kind| self.kinds[kind].next < self.kinds[kind].runs.len())
+            .collect();
         // Where each kind is in its runs: one that does not fit this node is passed over for this node only.
         let mut at: Vec<usize> = self.kinds.iter().map(|kind| kind.next).collect();
         while let Some(best) = self.best(simulation, &mut open, node) {
@@ -113,21 +125,22 @@ impl Fill {
 
     /// The kind that suits best; kinds for which there is not enough left are taken out of `open`.
     fn best(&self, simulation: &Simulation<'_>, open: &mut Vec<usize>, node: usize) -> Option<usize> {
-        let mut best: Option<(i32, i128, usize)> = None;
-        let left: Vec<i128> = (0..self.largest.len())
-            .map(|resource| {
-                let free = i128::from(simulation.state.free(resource, node));
-                free * ONE / i128::from(self.largest[resource].max(1))
-            })
-            .collect();
+        let mut best: Option<(i32, i64, usize)> = None;
+        let left = |resource: usize| share(simulation.state.free(resource, node), self.largest[resource]);
+        let left: Vec<i64> = (0..self.largest.len()).map(left).collect();
+        let mut weighed = 0;
         open.retain(|&at| {
+            if weighed == CHOICE {
+                return true;
+            }
             let kind = &self.kinds[at];
             let enough =
-                |&(resource, amount, _): &(usize, i64, i128)| simulation.state.free(resource, node) >= amount;
+                |&(resource, amount, _): &(usize, i64, i64)| simulation.state.free(resource, node) >= amount;
             if !kind.need.iter().all(enough) {
                 return false;
             }
-            let score = kind.need.iter().map(|&(resource, _, share)| share * left[resource].max(0)).sum();
+            weighed += 1;
+            let score = kind.need.iter().map(|&(resource, _, share)| share * left[resource]).sum();
             if best.is_none_or(|(priority, most, _)| (kind.priority, score) > (priority, most)) {
                 best = Some((kind.priority, score, at));
             }

@@ -29,6 +29,7 @@ mod control_plane;
 mod discovery;
 mod disks;
 mod images;
+mod in_band;
 mod kexec;
 #[path = "../lab/mod.rs"]
 mod lab;

@@ -45,6 +45,21 @@ pub enum BmcKind {
     RedfishWithoutMedia,
     /// IPMI over LAN.
     Ipmi,
+    /// IPMI over LAN by a simulated BMC, and the server has one that it speaks to itself. The server tries the network before
+    /// its disk at each boot.
+    OwnIpmi(Wired),
+}
+
+/// Serial number of a server in the inventory of its simulated BMC.
+const SERIAL: &str = "S1234567";
+
+/// Which simulated BMC a virtual server speaks to itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wired {
+    /// The one that is spoken to over LAN.
+    Right,
+    /// That of another server.
+    Wrong,
 }
 
 /// A virtual server.
@@ -97,6 +112,8 @@ pub(super) struct Place {
     pub(super) disks: Vec<PathBuf>,
     /// File that its serial port is written to.
     pub(super) serial: PathBuf,
+    /// TCP port of the simulated BMC that it speaks to itself, on the loopback; 0 where it has none.
+    pub(super) own_bmc: u16,
 }
 
 /// The name that libvirt gives to the n-th disk of a bus.
@@ -112,13 +129,21 @@ fn target(bus: DiskBus, number: usize) -> String {
 pub(super) fn xml(spec: &ServerSpec, place: &Place) -> String {
     let mut devices = String::new();
     let mut more = String::new();
+    let network_first = matches!(spec.bmc, BmcKind::OwnIpmi(_));
+    if network_first {
+        own_bmc(&mut more, place.own_bmc);
+    }
     for (number, (disk, path)) in spec.disks.iter().zip(&place.disks).enumerate() {
         match disk.bus {
             DiskBus::Nvme => nvme(&mut more, number, disk, path),
             bus => {
                 let target = target(bus, number);
                 let bus = if bus == DiskBus::Virtio { "virtio" } else { "scsi" };
-                let order = if number == 0 { "\n      <boot order='1'/>" } else { "" };
+                let order = match (number, network_first) {
+                    (0, false) => "\n      <boot order='1'/>",
+                    (0, true) => "\n      <boot order='2'/>",
+                    _ => "",
+                };
                 let _ = write!(
                     devices,
                     "
@@ -137,14 +162,15 @@ pub(super) fn xml(spec: &ServerSpec, place: &Place) -> String {
     if spec.disks.iter().any(|disk| disk.bus == DiskBus::Scsi) {
         devices.push_str("\n    <controller type='scsi' index='0' model='virtio-scsi'/>");
     }
-    for mac in &place.macs {
+    for (number, mac) in place.macs.iter().enumerate() {
+        let order = if network_first && number == 0 { "\n      <boot order='1'/>" } else { "" };
         let _ = write!(
             devices,
             "
     <interface type='bridge'>
       <mac address='{mac}'/>
       <source bridge='lab0'/>
-      <model type='virtio'/>
+      <model type='virtio'/>{order}
     </interface>"
         );
     }
@@ -171,7 +197,7 @@ pub(super) fn xml(spec: &ServerSpec, place: &Place) -> String {
     <system>
       <entry name='manufacturer'>Ferric</entry>
       <entry name='product'>Lab</entry>
-      <entry name='serial'>{name}</entry>
+      <entry name='serial'>{number}</entry>
       <entry name='uuid'>{uuid}</entry>
     </system>
   </sysinfo>
@@ -196,11 +222,30 @@ pub(super) fn xml(spec: &ServerSpec, place: &Place) -> String {
 </domain>
 ",
         name = escape(&spec.name),
+        number = match spec.bmc {
+            BmcKind::OwnIpmi(Wired::Right) => SERIAL.to_owned(),
+            _ => escape(&spec.name),
+        },
         uuid = place.uuid,
         memory = spec.memory,
         processors = spec.processors,
         serial = escape(&place.serial.display().to_string()),
     )
+}
+
+/// A BMC that lives in another program, behind a keyboard controller style interface (IPMI 2.0, 9) at its usual place.
+fn own_bmc(more: &mut String, port: u16) {
+    let arguments = [
+        "-chardev",
+        &format!("socket,id=ipmi0,host=127.0.0.1,port={port},reconnect=2"),
+        "-device",
+        "ipmi-bmc-extern,id=bmc0,chardev=ipmi0",
+        "-device",
+        "isa-ipmi-kcs,bmc=bmc0",
+    ];
+    for argument in arguments {
+        let _ = write!(more, "\n    <qemu:arg value='{}'/>", escape(argument));
+    }
 }
 
 /// Slot of the first NVMe disk on the root bus. libvirt gives slots from the beginning on and does not know of this one;
@@ -263,6 +308,21 @@ mod tests {
             macs: vec!["52:54:00:00:00:01".to_owned()],
             disks: spec.disks.iter().map(|disk| PathBuf::from(format!("/lab/{}.raw", disk.serial))).collect(),
             serial: "/lab/it's.log".into(),
+            own_bmc: 9001,
+        }
+    }
+
+    #[test]
+    fn a_bmc_of_its_own_is_wired() {
+        let spec = ServerSpec { bmc: BmcKind::OwnIpmi(Wired::Right), ..ServerSpec::new("one") };
+        let own = xml(&spec, &place(&spec));
+        for part in [
+            "port=9001",
+            "isa-ipmi-kcs,bmc=bmc0",
+            "<model type='virtio'/>\n      <boot order='1'/>",
+            "order='2'",
+        ] {
+            assert!(own.contains(part), "{part} is not in {own}");
         }
     }
 

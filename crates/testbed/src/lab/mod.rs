@@ -14,6 +14,7 @@ pub mod tools;
 pub mod world;
 
 mod bmc;
+mod ipmi_sim;
 mod libvirt;
 mod recipe;
 
@@ -25,8 +26,9 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::process::{Process, ProcessSpec};
 use bmc::{Features, Ipmi, Redfish};
-use domain::{BmcKind, Place, ServerSpec};
+use domain::{BmcKind, Place, ServerSpec, Wired};
 pub use images::{Form, NodeImage};
+use ipmi_sim::IpmiSim;
 use libvirt::Libvirt;
 pub use stack::{LabBuilder, LabStack};
 pub use tools::{Tools, obstacle};
@@ -205,6 +207,7 @@ pub struct Lab {
     /// One whose BMCs have no virtual media.
     plain: Option<Redfish>,
     ipmi: Option<Ipmi>,
+    simulated: Vec<IpmiSim>,
     dhcp: Process,
     libvirt: Libvirt,
 }
@@ -217,12 +220,26 @@ impl Lab {
         }
         let libvirt = Libvirt::start(folder, logs).await?;
         let redfish = Redfish::start(tools, &folder.join("redfish"), logs, Features::Full).await?;
-        let (mut plain, mut ipmi) = (None, None);
+        let (mut plain, mut ipmi, mut simulated) = (None, None, Vec::new());
         let disks = folder.join("disks");
         std::fs::create_dir_all(&disks).map_err(Error::file("create", &disks))?;
         let mut servers = Vec::new();
         for (number, spec) in (0_u8..).zip(specs) {
-            let place = place(spec, number, &disks, logs);
+            let mut place = place(spec, number, &disks, logs);
+            let mut own_address = String::new();
+            if let BmcKind::OwnIpmi(wired) = spec.bmc {
+                let folder = folder.join(format!("ipmi-sim-{}", spec.name));
+                let ours = ipmi_sim::Identity::of(spec, wired, place.uuid, number);
+                let ours = IpmiSim::start(&folder.join("lan"), logs, &spec.name, &ours).await?;
+                (place.own_bmc, own_address) = (ours.own_port(), ours.address());
+                simulated.push(ours);
+                if wired == Wired::Wrong {
+                    let other = ipmi_sim::Identity::of_another(number);
+                    let other = IpmiSim::start(&folder.join("own"), logs, &spec.name, &other).await?;
+                    place.own_bmc = other.own_port();
+                    simulated.push(other);
+                }
+            }
             for (disk, path) in spec.disks.iter().zip(&place.disks) {
                 let file = std::fs::File::create(path).map_err(Error::file("create", path))?;
                 file.set_len(disk.size).map_err(Error::file("size", path))?;
@@ -251,11 +268,12 @@ impl Lab {
                         None => String::new(),
                     }
                 }
+                BmcKind::OwnIpmi(_) => own_address,
             };
             servers.push(Server { spec: spec.clone(), bmc_address, address: address(number), place });
         }
         let dhcp = start_dhcp(&servers, folder, logs).await?;
-        Ok(Self { servers, redfish, plain, ipmi, dhcp, libvirt })
+        Ok(Self { servers, redfish, plain, ipmi, simulated, dhcp, libvirt })
     }
 
     /// The virtual servers.
@@ -276,6 +294,7 @@ impl Lab {
         self.redfish.check()?;
         self.dhcp.check()?;
         self.plain.as_mut().map_or(Ok(()), Redfish::check)?;
+        self.simulated.iter_mut().try_for_each(IpmiSim::check)?;
         self.ipmi.as_mut().map_or(Ok(()), Ipmi::check)
     }
 }
@@ -286,6 +305,7 @@ fn place(spec: &ServerSpec, number: u8, disks: &Path, logs: &Path) -> Place {
         macs: (0..2_u8).map(|port| format!("52:54:00:77:{number:02x}:{port:02x}")).collect(),
         disks: (0..spec.disks.len()).map(|disk| disks.join(format!("{}-{disk}.raw", spec.name))).collect(),
         serial: logs.join(format!("serial-{}.log", spec.name)),
+        own_bmc: 0,
     }
 }
 

@@ -25,6 +25,8 @@ use crate::workload::Workload;
 
 /// Another folder with the agent's kernel, initramfs and boot media.
 const AGENT_IMAGE: &str = "FERRIC_AGENT_IMAGE";
+/// The same with the drivers of servers.
+const HARDWARE_IMAGE: &str = "FERRIC_AGENT_IMAGE_HARDWARE";
 const MAKE_LIMIT: Duration = Duration::from_secs(1800);
 /// A real kubelet renews its lease every ten seconds: Kubernetes' own default.
 const GRACE: Duration = Duration::from_secs(50);
@@ -166,6 +168,7 @@ impl LabStack {
         images::tiny_iso().await?;
         programs::ensure(Program::Manager).await?;
         agent_image().await?;
+        hardware_image().await?;
         release::folder().await.map(drop)
     }
 
@@ -246,22 +249,32 @@ impl Write for Hashing<'_> {
 /// The folder of the agent's kernel, initramfs and boot media. Outside of a lab it is made anew, since what is shown is to
 /// be shown of the present agent.
 pub(super) async fn agent_image() -> Result<PathBuf> {
-    if let Some(given) = std::env::var_os(AGENT_IMAGE).filter(|value| !value.is_empty()) {
+    image("virtual", AGENT_IMAGE).await
+}
+
+/// The same with the drivers of servers, among them those of BMCs.
+pub async fn hardware_image() -> Result<PathBuf> {
+    image("hardware", HARDWARE_IMAGE).await
+}
+
+async fn image(flavour: &str, variable: &str) -> Result<PathBuf> {
+    if let Some(given) = std::env::var_os(variable).filter(|value| !value.is_empty()) {
         return Ok(given.into());
     }
-    let folder = workspace().join("agent-image/virtual");
+    let folder = workspace().join("agent-image").join(flavour);
     if world::inside().is_none() {
-        say(
-            "lab: making the agent's boot media with `make agent-image`, minutes if the agent is not built yet",
-        );
+        say(&format!(
+            "lab: making the agent's boot media with `make agent-image FLAVOUR={flavour}`, minutes if the agent is not \
+             built yet"
+        ));
         let mut command = tokio::process::Command::new("make");
-        command.current_dir(workspace()).args(["--silent", "agent-image"]);
+        command.current_dir(workspace()).args(["--silent", "agent-image", &format!("FLAVOUR={flavour}")]);
         process::run(command, MAKE_LIMIT).await?;
     }
     match folder.join("manifest.json").is_file() {
         true => Ok(folder),
         false => Err(Error::Assets(format!(
-            "{} holds no manifest.json: run `make agent-image`, or set {AGENT_IMAGE}",
+            "{} holds no manifest.json: run `make agent-image FLAVOUR={flavour}`, or set {variable}",
             folder.display()
         ))),
     }

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::process::{self, find_on_path};
 
 /// What has to be there, and the Debian package that brings it.
-const NEEDED: [(&str, &str); 24] = [
+const NEEDED: [(&str, &str); 25] = [
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
     ("/usr/bin/qemu-img", "qemu-utils"),
     ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"),
@@ -21,6 +21,7 @@ const NEEDED: [(&str, &str); 24] = [
     ("/usr/bin/virsh", "libvirt-clients"),
     ("/usr/lib/python3/dist-packages/libvirt.py", "python3-libvirt"),
     ("/usr/bin/ipmitool", "ipmitool"),
+    ("/usr/bin/ipmi_sim", "openipmi"),
     ("/usr/bin/mmdebstrap", "mmdebstrap"),
     ("/usr/sbin/dnsmasq", "dnsmasq-base"),
     ("/usr/bin/mcopy", "mtools"),

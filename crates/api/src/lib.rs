@@ -5,6 +5,7 @@
 //! [`ProviderId`]). What must not: a client, an async runtime, any decision about what to do with an object.
 
 pub mod address;
+pub mod autoscaling;
 pub mod cluster;
 pub mod condition;
 mod crds;
@@ -17,6 +18,7 @@ pub mod provider_id;
 mod rules;
 
 pub use address::{AddressError, BmcAddress, BmcScheme};
+pub use autoscaling::{ClusterAutoscalingPolicy, NodeGroupAutoscaler};
 pub use cluster::{BareMetalCluster, BareMetalClusterTemplate};
 pub use condition::ConditionStatus;
 pub use crds::crds;

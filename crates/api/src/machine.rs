@@ -67,7 +67,7 @@ pub struct BareMetalMachineSpec {
 }
 
 /// Bounds the lists of a label selector, so that the API server can bound the cost of its rule.
-fn bound_selector(schema: &mut schemars::Schema) {
+pub(crate) fn bound_selector(schema: &mut schemars::Schema) {
     schema.insert("x-kubernetes-map-type".into(), "atomic".into());
     let expressions = schema.get_mut("properties").and_then(|p| p.get_mut("matchExpressions"));
     let Some(expressions) = expressions.and_then(|e| e.as_object_mut()) else { return };

@@ -4,6 +4,8 @@
 //! to do. A rule holds for input that another rule refuses, so that one mistake gives one sentence.
 //! The sentences never quote the value, which may hold a password by mistake.
 
+pub(crate) mod autoscaling;
+
 use kube::core::Rule;
 
 use crate::address::SCHEMES;

@@ -97,6 +97,9 @@ async fn rights(bed: &Bed) {
         ("create", "events.k8s.io", "events", "", "racks", ""),
         // Servers that are discovered become hosts that wait for approval.
         ("create", OURS, "baremetalhosts", "", "racks", ""),
+        ("watch", OURS, "hardwaredata", "", "racks", ""),
+        ("patch", OURS, "baremetalmachinetemplates", "status", "racks", "t"),
+        ("patch", "", "configmaps", "", "ferric-system", "ferric-bmc-quirks"),
         ("update", "coordination.k8s.io", "leases", "", "ferric-system", "ferric-manager"),
         ("update", "", "secrets", "", "ferric-system", "ferric-agent-keys"),
     ];
@@ -107,7 +110,9 @@ async fn rights(bed: &Bed) {
         ("update", "", "secrets", "", "racks", "bmc"),
         ("update", "", "secrets", "", "ferric-system", "another"),
         ("delete", OURS, "baremetalhosts", "", "racks", "h"),
-        ("watch", OURS, "hardwaredata", "", "racks", ""),
+        ("delete", OURS, "hardwaredata", "", "racks", "h"),
+        ("patch", OURS, "baremetalmachinetemplates", "", "racks", "t"),
+        ("patch", "", "configmaps", "", "ferric-system", "another"),
         ("patch", CORE, "machines", "", "racks", "m"),
         ("update", "coordination.k8s.io", "leases", "", "ferric-system", "another"),
         ("create", "coordination.k8s.io", "leases", "", "racks", ""),

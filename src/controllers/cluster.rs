@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ferric_api::{BareMetalCluster, BareMetalHost, BareMetalMachine, names};
-use futures::{Stream, StreamExt, stream};
+use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::runtime::controller::{Action, Config, Controller};
@@ -15,6 +15,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::capi_owner;
+use super::mapped;
 use super::overlay::Overlay;
 use super::retries::Retries;
 use crate::capi::Cluster;
@@ -199,15 +200,6 @@ pub async fn run(
         .for_each(|_| futures::future::ready(()))
         .await;
     Ok(())
-}
-
-fn mapped<K: crate::watch::Watchable>(
-    context: &Arc<ClusterContext>,
-    changes: impl Stream<Item = Change<K>> + Send + 'static,
-    wake: fn(&ClusterContext, Change<K>) -> Vec<Key>,
-) -> stream::BoxStream<'static, Vec<Key>> {
-    let context = context.clone();
-    changes.map(move |change| wake(&context, change)).boxed()
 }
 
 fn back_off(object: Arc<BareMetalCluster>, error: &ApiError, context: Arc<ClusterContext>) -> Action {

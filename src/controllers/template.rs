@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use ferric_api::hardware::{Cpu, Gpu, HardwareDataSpec, HardwareDetails};
 use ferric_api::{BareMetalHost, BareMetalMachineTemplate, HardwareData, names};
-use futures::{Stream, StreamExt, stream};
+use futures::{StreamExt, stream};
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::mapped;
 use super::retries::Retries;
 use crate::autoscaling::capacity::{self, Offer, Shape};
 use crate::claim::selector::Selector;
@@ -25,7 +26,7 @@ use crate::host::record::merge_diff;
 use crate::key::Key;
 use crate::patch::{self, ApiError};
 use crate::telemetry::{EventKind, Events, Metrics};
-use crate::watch::{Change, Watchable, Watched};
+use crate::watch::{Change, Watched};
 
 /// When a template is looked at again although nothing happened; costs no request.
 const RESYNC: Duration = Duration::from_secs(3600);
@@ -222,15 +223,6 @@ pub async fn run(
         .for_each(|_| futures::future::ready(()))
         .await;
     Ok(())
-}
-
-fn mapped<K: Watchable>(
-    context: &Arc<TemplateContext>,
-    changes: impl Stream<Item = Change<K>> + Send + 'static,
-    wake: fn(&TemplateContext, Change<K>) -> Vec<Key>,
-) -> stream::BoxStream<'static, Vec<Key>> {
-    let context = context.clone();
-    changes.map(move |change| wake(&context, change)).boxed()
 }
 
 fn back_off(

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ferric_api::{BareMetalHost, BareMetalMachine, names};
-use futures::{Stream, StreamExt, stream};
+use futures::{StreamExt, stream};
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
@@ -20,6 +20,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::capi_owner;
+use super::mapped;
 use super::overlay::Overlay;
 use super::retries::Retries;
 use crate::capi::{Cluster, Machine};
@@ -29,7 +30,7 @@ use crate::host::addresses::Addresses;
 use crate::key::Key;
 use crate::patch::ApiError;
 use crate::telemetry::{Events, Metrics};
-use crate::watch::{Change, Watchable, Watched};
+use crate::watch::{Change, Watched};
 
 use attempt::Attempt;
 
@@ -205,15 +206,6 @@ pub async fn run(
         .for_each(|_| futures::future::ready(()))
         .await;
     Ok(())
-}
-
-fn mapped<K: Watchable>(
-    context: &Arc<MachineContext>,
-    changes: impl Stream<Item = Change<K>> + Send + 'static,
-    wake: fn(&MachineContext, Change<K>) -> Vec<Key>,
-) -> stream::BoxStream<'static, Vec<Key>> {
-    let context = context.clone();
-    changes.map(move |change| wake(&context, change)).boxed()
 }
 
 fn back_off(machine: Arc<BareMetalMachine>, error: &ApiError, context: Arc<MachineContext>) -> Action {

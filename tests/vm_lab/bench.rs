@@ -157,7 +157,17 @@ impl Row {
 
     /// Takes the image back and waits until the host is free and off.
     pub async fn release(&mut self) {
+        self.take_back().await;
+        self.is_free().await;
+    }
+
+    /// Takes the image back.
+    pub async fn take_back(&self) {
         self.patch(json!({ "spec": { "online": false, "image": null, "userData": null } })).await;
+    }
+
+    /// Waits until the host is free and off.
+    pub async fn is_free(&mut self) {
         self.reach("free again", |host| {
             let record = host.spec.record.as_ref();
             state(host) == State::Available && record.is_some_and(|record| record.image.is_none())

@@ -6,7 +6,7 @@ use ferric_testbed::lab::domain::{BmcKind, Firmware, ServerSpec};
 use ferric_testbed::lab::wait_for_serial;
 use ferric_testbed::stack::disk::sha256;
 
-use crate::bench::{LIMIT, Row, Wanted, counted, done, lab, server};
+use crate::bench::{LIMIT, Row, Wanted, counted, done, lab, server, waits_for};
 use crate::memory;
 
 /// Boots the agent, has the image written, boots it, and lets the host go. One that boots by PXE is also started from the
@@ -102,4 +102,24 @@ row!(uefi_pxe_beside_a_foreign_dhcp_server, async {
 row!(ipmi_and_bios_pxe, async {
     let spec = ServerSpec { firmware: Firmware::Bios, bmc: BmcKind::Ipmi, ..server() };
     life(spec, true, "marker-ipmi", "BIOS").await.stop().await;
+});
+
+// No BMC at all: woken by its network card, switched off by the agent, and by a person while its own system runs.
+row!(wake_on_lan, async {
+    let spec = ServerSpec { firmware: Firmware::Bios, bmc: BmcKind::WakeOnLan, ..server() };
+    let builder = lab(vec![spec]).await.manager_flag("dhcp-mode", "proxy");
+    let mut row = Row::start(builder.manager_flag("dhcp-interface", "lab0")).await;
+    row.enrol().await;
+    row.is_free().await;
+    let wanted = Wanted::served(&row.stack);
+    row.provision("marker-wol", &wanted).await;
+    row.holds(&row.stack.image.path);
+    let before = sha256(row.disk(0)).unwrap();
+    row.take_back().await;
+    row.reach("waiting for a person", |host| waits_for(host).contains("shut down by hand")).await;
+    assert_eq!(sha256(row.disk(0)).unwrap(), before, "the disk was wiped while its system ran");
+    done(row.server().cut_power().await);
+    row.is_free().await;
+    assert_ne!(sha256(row.disk(0)).unwrap(), before, "nothing was wiped");
+    row.stop().await;
 });

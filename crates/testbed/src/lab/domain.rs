@@ -48,6 +48,8 @@ pub enum BmcKind {
     /// IPMI over LAN by a simulated BMC, and the server has one that it speaks to itself. The server tries the network before
     /// its disk at each boot.
     OwnIpmi(Wired),
+    /// None at all: its network card wakes it. The server tries the network before its disk at each boot.
+    WakeOnLan,
 }
 
 /// Serial number of a server in the inventory of its simulated BMC.
@@ -129,8 +131,8 @@ fn target(bus: DiskBus, number: usize) -> String {
 pub(super) fn xml(spec: &ServerSpec, place: &Place) -> String {
     let mut devices = String::new();
     let mut more = String::new();
-    let network_first = matches!(spec.bmc, BmcKind::OwnIpmi(_));
-    if network_first {
+    let network_first = matches!(spec.bmc, BmcKind::OwnIpmi(_) | BmcKind::WakeOnLan);
+    if matches!(spec.bmc, BmcKind::OwnIpmi(_)) {
         own_bmc(&mut more, place.own_bmc);
     }
     for (number, (disk, path)) in spec.disks.iter().zip(&place.disks).enumerate() {

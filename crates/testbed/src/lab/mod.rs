@@ -11,6 +11,7 @@ pub mod images;
 pub mod rows;
 pub mod stack;
 pub mod tools;
+mod wake;
 pub mod world;
 
 mod bmc;
@@ -32,6 +33,7 @@ use ipmi_sim::IpmiSim;
 use libvirt::Libvirt;
 pub use stack::{LabBuilder, LabStack};
 pub use tools::{Tools, obstacle};
+use wake::Card;
 
 /// The lab's own address on its bridge, where everything listens that virtual servers talk to.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -125,10 +127,14 @@ impl Server {
              stringData: {{username: {USER}, password: {PASSWORD}}}\n\
              ---\napiVersion: infrastructure.cluster.x-k8s.io/v1alpha1\nkind: BareMetalHost\n\
              metadata:\n  name: {name}\n  namespace: default\n  labels: {{lab: {name}}}\n\
-             spec:\n  online: false\n  bootMACAddress: \"{}\"\n  bmc:\n    address: {}\n    credentialsName: {name}-bmc\n",
+             spec:\n  online: false\n  bootMACAddress: \"{}\"\n  bmc:\n    address: {}\n",
             self.mac(),
             self.bmc_address
         );
+        // A password would be that of the magic packet.
+        if self.spec.bmc != BmcKind::WakeOnLan {
+            let _ = writeln!(text, "    credentialsName: {name}-bmc");
+        }
         if self.spec.firmware == domain::Firmware::Bios {
             text.push_str("  bootMode: legacy\n");
         }
@@ -208,6 +214,8 @@ pub struct Lab {
     plain: Option<Redfish>,
     ipmi: Option<Ipmi>,
     simulated: Vec<IpmiSim>,
+    /// Cards of servers without a BMC.
+    _cards: Vec<Card>,
     dhcp: Process,
     libvirt: Libvirt,
 }
@@ -220,7 +228,7 @@ impl Lab {
         }
         let libvirt = Libvirt::start(folder, logs).await?;
         let redfish = Redfish::start(tools, &folder.join("redfish"), logs, Features::Full).await?;
-        let (mut plain, mut ipmi, mut simulated) = (None, None, Vec::new());
+        let (mut plain, mut ipmi, mut simulated, mut cards) = (None, None, Vec::new(), Vec::new());
         let disks = folder.join("disks");
         std::fs::create_dir_all(&disks).map_err(Error::file("create", &disks))?;
         let mut servers = Vec::new();
@@ -269,11 +277,17 @@ impl Lab {
                     }
                 }
                 BmcKind::OwnIpmi(_) => own_address,
+                BmcKind::WakeOnLan => {
+                    let card = Card::listen(&spec.name, &place.macs[0]).await?;
+                    let address = card.address();
+                    cards.push(card);
+                    address
+                }
             };
             servers.push(Server { spec: spec.clone(), bmc_address, address: address(number), place });
         }
         let dhcp = start_dhcp(&servers, folder, logs).await?;
-        Ok(Self { servers, redfish, plain, ipmi, simulated, dhcp, libvirt })
+        Ok(Self { servers, redfish, plain, ipmi, simulated, _cards: cards, dhcp, libvirt })
     }
 
     /// The virtual servers.

@@ -84,7 +84,7 @@ pub(crate) struct Door {
 impl Door {
     pub(crate) fn api(&self, kind: &str) -> Api<DynamicObject> {
         let kind = GroupVersionKind::gvk("infrastructure.cluster.x-k8s.io", "v1alpha1", kind);
-        let plural = format!("{}s", kind.kind.to_lowercase());
+        let plural = plural(&kind.kind.to_lowercase());
         Api::namespaced_with(
             self.client.clone(),
             "default",
@@ -147,4 +147,11 @@ pub(crate) fn repository(path: &str) -> PathBuf {
 
 pub(crate) fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
+}
+
+fn plural(kind: &str) -> String {
+    match kind.strip_suffix('y') {
+        Some(stem) => format!("{stem}ies"),
+        None => format!("{kind}s"),
+    }
 }

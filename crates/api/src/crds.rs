@@ -10,7 +10,7 @@ use kube::CustomResourceExt;
 
 use crate::{
     BareMetalCluster, BareMetalClusterTemplate, BareMetalHost, BareMetalMachine, BareMetalMachineTemplate,
-    HardwareData, VERSION,
+    ClusterAutoscalingPolicy, HardwareData, NodeGroupAutoscaler, VERSION,
 };
 
 /// Label of everything that a provider brings.
@@ -22,6 +22,9 @@ const CLUSTERCTL: (&str, &str) = ("clusterctl.cluster.x-k8s.io", "");
 /// Label by which `clusterctl move` takes objects that no Cluster owns, with all that they own.
 const MOVE_HIERARCHY: (&str, &str) = ("clusterctl.cluster.x-k8s.io/move-hierarchy", "");
 
+/// Label by which `clusterctl move` takes objects whose owner it does not know.
+const MOVE: (&str, &str) = ("clusterctl.cluster.x-k8s.io/move", "");
+
 /// Every CustomResourceDefinition of Ferric, ready to be applied, in the order of their names.
 pub fn crds() -> Vec<CustomResourceDefinition> {
     let contract = [PROVIDER, CLUSTERCTL, CONTRACT];
@@ -32,7 +35,9 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
         finish(BareMetalHost::crd(), &[PROVIDER, CLUSTERCTL, MOVE_HIERARCHY]),
         finish(BareMetalMachine::crd(), &contract),
         finish(BareMetalMachineTemplate::crd(), &contract),
+        finish(ClusterAutoscalingPolicy::crd(), &[PROVIDER, CLUSTERCTL, MOVE]),
         finish(HardwareData::crd(), &[PROVIDER, CLUSTERCTL]),
+        finish(NodeGroupAutoscaler::crd(), &[PROVIDER, CLUSTERCTL, MOVE]),
     ]
 }
 

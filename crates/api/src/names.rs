@@ -21,6 +21,12 @@ pub const NODE_RESERVE_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.i
 /// Annotation: the BMC that a machine has by what it says in band may be another than the one that is configured. The value
 /// is what the condition `BMCMismatch` names: it holds for that BMC only.
 pub const ACCEPT_BMC_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/accept-bmc";
+/// Annotation of a host: the NodeGroupAutoscaler (`namespace/name`) that writes `spec.standby`. It takes it back when the host
+/// is no longer its own; what people write without the annotation it does not touch.
+pub const STANDBY_OF_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/standby-of";
+/// Annotation of a host: watts that it takes while it is on and idle, and, after a comma, while it is off: `180,12`. For the
+/// estimate of energy.
+pub const WATTS_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/watts";
 /// Annotation of a discovered host: the address of its BMC, as the BMC itself says it to the machine.
 pub const DISCOVERED_BMC_ANNOTATION: &str = "ferric.infrastructure.cluster.x-k8s.io/discovered-bmc-address";
 /// Annotation of the ConfigMap with an operator's quirk rules: which of them are refused and why, as of the last change;
@@ -54,6 +60,9 @@ pub const FAILURE_DOMAIN_LABEL: &str = "infrastructure.cluster.x-k8s.io/failure-
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// Label that Cluster API's core puts on every object of a cluster; on a host it names the cluster that uses it.
 pub const CLUSTER_NAME_LABEL: &str = "cluster.x-k8s.io/cluster-name";
+/// Label of a Secret: value `prometheus`; only then are its credentials sent to the server of a Prometheus trigger. Who may make
+/// a NodeGroupAutoscaler may not thereby send any Secret of the namespace anywhere.
+pub const USED_FOR_LABEL: &str = "ferric.infrastructure.cluster.x-k8s.io/used-for";
 /// Label by which one of several managers picks its objects (`--watch-filter`).
 pub const WATCH_FILTER_LABEL: &str = "cluster.x-k8s.io/watch-filter";
 /// Label that makes `clusterctl move` take a Secret along with the object that names it.

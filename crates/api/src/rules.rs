@@ -201,6 +201,16 @@ pub(crate) fn wol_stays_on() -> Rule {
     .field_path(".online")
 }
 
+/// A server that nobody switches off or restarts from outside is not moved between pools.
+pub(crate) fn wol_not_on_standby() -> Rule {
+    rule(
+        format!("!({}) || !has(self.standby) || self.standby != 'Running'", has_scheme("wol")),
+        "a Wake-on-LAN host cannot stand by in the agent, for nothing reads its power or restarts it: use standby Off, or \
+         remove standby",
+    )
+    .field_path(".standby")
+}
+
 /// A host's disks belong to Ferric or to others.
 pub(crate) fn external_or_image() -> Rule {
     rule(

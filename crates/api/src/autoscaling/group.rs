@@ -219,6 +219,7 @@ pub enum ScaleDownPolicy {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// A number, or per cent of the group's nodes rounded down, but one at least if it is not `0%`.
+    #[schemars(extend("maxLength" = 9))]
     #[x_kube(validation = rules::number_or_percent())]
     pub nodes: IntOrString,
 }
@@ -331,10 +332,12 @@ impl Default for Standby {
 
 /// Hosts that are kept in one state.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[x_kube(validation = rules::pool_is_built())]
 pub struct StandbyPool {
     /// How ready they are.
     pub state: PoolState,
     /// A number, per cent of the group's free hosts rounded up, or `Remaining`.
+    #[schemars(extend("maxLength" = 9))]
     #[x_kube(validation = rules::number_percent_or_remaining())]
     pub count: IntOrString,
 }
@@ -344,8 +347,8 @@ pub struct StandbyPool {
 pub enum PoolState {
     /// In our agent, which waits for a task: no firmware between a claim and the write.
     Running,
-    /// Off, with the group's image on its disk, verified, and nothing that says whose it is.
+    /// Off, with the group's image on its disk, verified, and nothing that says whose it is. Not available yet: refused.
     Staged,
-    /// Off.
+    /// Off. In YAML write `"Off"` with quotes: without, kubectl takes it for a boolean.
     Off,
 }

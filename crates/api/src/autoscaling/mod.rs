@@ -12,8 +12,8 @@ pub use group::{
     Standby, StandbyPool, TargetKind, TargetRef, TopologySpread, UnsatisfiableAction,
 };
 pub use policy::{
-    ClusterAutoscalingPolicy, ClusterAutoscalingPolicySpec, Expander, GroupUsage, Limit, LimitStatus,
-    Unhealthy,
+    ClusterAutoscalingPolicy, ClusterAutoscalingPolicySpec, ClusterAutoscalingPolicyStatus, Expander,
+    GroupUsage, Limit, LimitStatus, Unhealthy,
 };
 pub use status::{
     BootSeconds, Decision, Direction, NodeGroupAutoscalerStatus, TriggerState, TriggerStatus, reasons, types,

@@ -72,9 +72,18 @@ pub struct Limit {
     pub selector: Option<LabelSelector>,
     /// The most that they hold, as quantities: `nodes`, `cpu`, `memory`, or an extended resource such as `nvidia.com/gpu`.
     /// Machines on their way count.
-    #[schemars(length(min = 1, max = 16))]
+    #[schemars(transform = bound_quantities)]
     #[x_kube(validation = rules::limit_quantities())]
     pub resources: BTreeMap<String, String>,
+}
+
+/// Bounds a map of quantities, so that the API server can bound the cost of its rule.
+fn bound_quantities(schema: &mut schemars::Schema) {
+    schema.insert("minProperties".into(), 1.into());
+    schema.insert("maxProperties".into(), 16.into());
+    if let Some(values) = schema.get_mut("additionalProperties").and_then(|values| values.as_object_mut()) {
+        values.insert("maxLength".into(), 32.into());
+    }
 }
 
 /// By what a group is chosen.

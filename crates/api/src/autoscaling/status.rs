@@ -43,7 +43,7 @@ pub struct NodeGroupAutoscalerStatus {
     /// The decisions before and with it, newest first, at most 10.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<Decision>,
-    /// Conditions: AbleToScale, ScalingActive, ScalingLimited, BackedOff, Delegated.
+    /// Conditions: AbleToScale, ScalingActive, ScalingLimited, BackedOff, Draining, Delegated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -64,6 +64,12 @@ pub struct BootSeconds {
     /// Counts of times by size class, from which the others are made; survives a restart.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub sketch: String,
+    /// Machines that were made before this are counted, or will not be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled_until: Option<Time>,
+    /// Machines made since that are counted already, at most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub counted: Vec<String>,
 }
 
 /// What a trigger says.
@@ -146,6 +152,8 @@ pub mod types {
     pub const BACKED_OFF: &str = "BackedOff";
     /// cluster-autoscaler writes the number of replicas, within what was published for it.
     pub const DELEGATED: &str = "Delegated";
+    /// Nodes are being emptied before they go.
+    pub const DRAINING: &str = "Draining";
 }
 
 /// Reasons of conditions and decisions of a node group.

@@ -146,7 +146,8 @@ pub struct PrometheusTrigger {
     #[serde(default)]
     #[schemars(range(min = 0, max = 86400))]
     pub duration_seconds: i32,
-    /// Secret (in the autoscaler's namespace) with the key `token` (a bearer token) or the keys `username` and `password`.
+    /// Secret (in the autoscaler's namespace) with the key `token` (a bearer token) or the keys `username` and `password`, and
+    /// the label `ferric.infrastructure.cluster.x-k8s.io/used-for: prometheus`, without which it is not sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     #[x_kube(validation = crate::rules::secret_name())]

@@ -8,10 +8,10 @@ mod status;
 pub use record::{AgentRecord, ClaimRecord, CleanRecord, HostIdentity, HostRecord, ImageRecord};
 pub use spec::{
     Approval, BareMetalHost, BareMetalHostSpec, BmcDetails, BootAfterWrite, BootMode, CleaningDisks,
-    CleaningMode, ConsumerRef, DiskPreference, DiskType, Image, ImageFormat, Initrd, InspectionMode,
-    RootDeviceHints, SecretName,
+    CleaningMode, ConsumerRef, DiskPreference, DiskType, HostStandby, Image, ImageFormat, Initrd,
+    InspectionMode, RootDeviceHints, SecretName,
 };
 pub use status::{
     BareMetalHostStatus, BmcStatus, CredentialsStatus, ErrorType, OperationalStatus, ProvisionStatus,
-    ProvisioningState, UninvitedBoots, WaitingFor,
+    ProvisioningState, StandbyFailures, StandbyStatus, UninvitedBoots, WaitingFor,
 };

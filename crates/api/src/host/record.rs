@@ -32,6 +32,10 @@ pub struct HostRecord {
     /// When the old workload was last known dead (power read as off, or our agent registered) after a release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quiesced_at: Option<Time>,
+    /// When the free server was switched off to save power though it was to be on, oldest first: of the last 24 hours, at
+    /// most 100. An autoscaler's cap on power cycles is judged by it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stood_down_at: Vec<Time>,
     /// Why the host is quarantined: it is never claimed while this is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantined: Option<String>,

@@ -36,6 +36,7 @@ use crate::rules;
     validation = rules::wol_needs_mac(),
     validation = rules::wol_without_secure_boot(),
     validation = rules::wol_stays_on(),
+    validation = rules::wol_not_on_standby(),
     validation = rules::external_or_image(),
     validation = rules::live_iso_by_redfish(),
     validation = rules::kernel_not_by_wol(),
@@ -64,9 +65,15 @@ pub struct BareMetalHostSpec {
     /// Firmware mode to boot in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_mode: Option<BootMode>,
-    /// Whether the server should be powered on while it is provisioned. A free host is kept off.
+    /// Whether the server should be powered on while it is provisioned. A free host is kept off, unless `standby` says
+    /// otherwise.
     #[serde(default)]
     pub online: bool,
+    /// How ready the host is kept while it is free; it says nothing about a host in use. `Running`: in our agent, so that a
+    /// claim goes to the write without a start through firmware. `Off` (in YAML with quotes), and absent: off once our
+    /// agent has run on it. An autoscaler that has standby pools writes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby: Option<HostStandby>,
     /// Image to write when the host has no consumer. A claimed host takes its image from its consumer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Image>,
@@ -125,6 +132,15 @@ impl BareMetalHostSpec {
         let address = self.bmc.as_ref().and_then(|bmc| bmc.address.get(..SCHEME.len()));
         address.is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME))
     }
+}
+
+/// How ready a free host is kept. In YAML write `"Off"` with quotes: without, kubectl takes it for a boolean.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HostStandby {
+    /// In our agent, which waits for a task.
+    Running,
+    /// Off.
+    Off,
 }
 
 /// Whether an operator has approved a server that enrolled itself.

@@ -6,7 +6,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{BootMode, Image, RootDeviceHints};
+use super::{BootMode, HostStandby, Image, RootDeviceHints};
 
 /// Observed state of a host.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -57,6 +57,9 @@ pub struct BareMetalHostStatus {
     /// Network boots that nobody asked for: the server was sent on to its disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uninvited_boots: Option<UninvitedBoots>,
+    /// How ready the host stands by while it is free, and what has failed on the way to that or to its use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby: Option<StandbyStatus>,
     /// Conditions: Registered, Inspected, Available, Provisioned, Healthy, HardwareHealthy, Ready, Paused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -181,6 +184,37 @@ pub struct UninvitedBoots {
     pub count: i32,
     /// When the last of them began.
     pub last_time: Time,
+}
+
+/// How ready a free host stands by.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct StandbyStatus {
+    /// How ready it is, as read back: `Running` when our agent is connected and waits, `Off` when the power was read as off.
+    /// Absent while it is on its way from one to the other, and while the host is in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<HostStandby>,
+    /// Since when it is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
+    /// What has failed in a row. Absent when the host came to run what it was to run since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failures: Option<StandbyFailures>,
+}
+
+/// Failures of a host in a row: boots of our agent, changes of power and tasks of the agent.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct StandbyFailures {
+    /// How many.
+    pub count: i32,
+    /// When the last one was.
+    pub last_time: Time,
+    /// What it was, in one word.
+    pub reason: String,
+    /// What it was, as a sentence.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
 }
 
 /// What is waited for, since when, and by when it becomes a problem.

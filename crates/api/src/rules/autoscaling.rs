@@ -44,6 +44,15 @@ pub(crate) fn number_percent_or_remaining() -> Rule {
     )
 }
 
+/// What is not built yet is refused, not ignored.
+pub(crate) fn pool_is_built() -> Rule {
+    rule(
+        "self.state != 'Staged'",
+        "standby pools of state Staged are not available yet: use Running, in which a claim goes to the write at once, or Off",
+    )
+    .field_path(".state")
+}
+
 /// The pauses are in order.
 pub(crate) fn backoff_order() -> Rule {
     rule(
@@ -120,7 +129,7 @@ pub(crate) fn cron() -> Rule {
 /// Limits are quantities of named resources.
 pub(crate) fn limit_quantities() -> Rule {
     rule(
-        "self.all(name, name.size() <= 317 && self[name].size() <= 32 && isQuantity(self[name]) && \
+        "self.all(name, name.size() <= 317 && isQuantity(self[name]) && \
          quantity(self[name]).compareTo(quantity('0')) >= 0)",
         "a limit must be a quantity that is not negative, e.g. nodes: \"40\", cpu: \"512\", memory: 2Ti, \
          nvidia.com/gpu: \"16\"",

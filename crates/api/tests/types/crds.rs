@@ -26,6 +26,19 @@ fn crds_folder_is_current() {
     assert!(stale.is_empty(), "crds/ is stale ({stale:?}): run `make generate` and commit the result");
 }
 
+/// Whether a line says something else to a reader of YAML 1.1, such as kubectl.
+#[test]
+fn no_value_of_an_enum_is_a_boolean_to_kubectl() {
+    for crd in ferric_api::crds() {
+        for line in render::file_content(&crd).unwrap().lines() {
+            let word = line.trim_start().trim_start_matches("- ").to_ascii_lowercase();
+            let is_item = line.trim_start().starts_with("- ");
+            let words = ["y", "yes", "on", "n", "no", "off", "~"];
+            assert!(!is_item || !words.contains(&word.as_str()), "{}: {line:?}", render::file_name(&crd));
+        }
+    }
+}
+
 fn label(crd_kind: &str, key: &str) -> Option<String> {
     let crds = ferric_api::crds();
     let crd = crds.iter().find(|crd| crd.spec.names.kind == crd_kind).unwrap();
@@ -111,7 +124,7 @@ fn conditions_are_a_list_map_by_type() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 3);
+    assert_eq!(seen, 5);
 }
 
 #[test]

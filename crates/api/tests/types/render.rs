@@ -12,5 +12,23 @@ pub(crate) fn file_name(crd: &CustomResourceDefinition) -> String {
 
 /// Content of the file that holds `crd`.
 pub(crate) fn file_content(crd: &CustomResourceDefinition) -> Result<String, serde_yaml_ng::Error> {
-    Ok(format!("{HEADER}{}", serde_yaml_ng::to_string(crd)?))
+    let text = serde_yaml_ng::to_string(crd)?;
+    let lines = text.lines().map(|line| format!("{}\n", quoted(line)));
+    Ok(format!("{HEADER}{}", lines.collect::<String>()))
+}
+
+/// Words that YAML 1.1, which kubectl and clusterctl read, takes for a boolean, and YAML 1.2, which is written here, does not
+/// (<https://yaml.org/type/bool.html>). In lower case.
+const BOOLEANS: [&str; 6] = ["y", "yes", "on", "n", "no", "off"];
+
+/// A line whose list item is such a word, with quotes.
+fn quoted(line: &str) -> String {
+    match line.split_once("- ") {
+        Some((indent, word))
+            if indent.trim().is_empty() && BOOLEANS.contains(&word.to_ascii_lowercase().as_str()) =>
+        {
+            format!("{indent}- \"{word}\"")
+        }
+        _ => line.to_owned(),
+    }
 }

@@ -336,3 +336,76 @@ async fn boot_options_stand_in_for_targets() {
     let sent = fake.take().into_iter().rfind(|asked| asked.method == "PATCH").unwrap();
     assert_eq!(sent.body["Boot"]["BootNext"], "Boot0002");
 }
+
+/// A subscription to events is found again, and made again where the BMC lost it, however it shows that.
+#[tokio::test]
+async fn a_subscription_that_the_bmc_forgot_is_made_again() {
+    use ferric_bmc::{EventSink, Subscribed};
+    const SERVICE: &str = "/redfish/v1/EventService";
+    const SUBSCRIPTIONS: &str = "/redfish/v1/EventService/Subscriptions";
+    /// A subscription, whether the collection lists it, and whether it is there when it is read.
+    #[derive(Clone)]
+    struct Entry {
+        resource: Value,
+        listed: bool,
+        readable: bool,
+    }
+    /// What is lost, and how.
+    type Loss = (&'static str, fn(&mut Entry));
+    let (fake, _pool, bmc) = simple().await;
+    let link = |path: &str| json!({ "@odata.id": path });
+    fake.edit("/redfish/v1", |root| root["EventService"] = link(SERVICE));
+    fake.state.lock().unwrap().resources.insert(
+        SERVICE.to_lowercase(),
+        json!({"@odata.id": SERVICE, "ServiceEnabled": true, "Subscriptions": link(SUBSCRIPTIONS)}),
+    );
+    let entries: Arc<std::sync::Mutex<Vec<Entry>>> = Arc::default();
+    let there = entries.clone();
+    fake.hook(move |asked| {
+        let id = asked.path.strip_prefix(SUBSCRIPTIONS)?.trim_start_matches('/').to_owned();
+        let mut entries = there.lock().unwrap();
+        let entry = id.parse::<usize>().ok().and_then(|at| entries.get_mut(at));
+        Some(match (asked.method.as_str(), entry) {
+            ("GET", None) if id.is_empty() => {
+                let listed = entries.iter().enumerate().filter(|(_, entry)| entry.listed);
+                let members = listed.map(|(at, _)| link(&format!("{SUBSCRIPTIONS}/{at}")));
+                Reply::json(200, json!({"Members": members.collect::<Vec<_>>()}))
+            }
+            ("POST", None) if id.is_empty() => {
+                entries.push(Entry { resource: asked.body.clone(), listed: true, readable: true });
+                Reply::status(201)
+            }
+            ("GET", Some(entry)) if entry.readable => Reply::json(200, entry.resource.clone()),
+            ("DELETE", Some(entry)) if entry.readable => {
+                (entry.listed, entry.readable) = (false, false);
+                Reply::status(204)
+            }
+            _ => refusal(404, "Base.1.8.ResourceMissingAtURI", "no such resource"),
+        })
+    });
+    let sink = EventSink {
+        destination: "http://192.0.2.9:6184/events".into(),
+        context: "a-context-of-this-host-alone".into(),
+    };
+    assert_eq!(bmc.subscribe(&sink).await.unwrap(), Subscribed::Made);
+    assert_eq!(bmc.subscribe(&sink).await.unwrap(), Subscribed::Kept);
+    let losses: [Loss; 4] = [
+        ("listed, and 404 when it is read", |entry| entry.readable = false),
+        ("no longer listed", |entry| entry.listed = false),
+        ("given up by the BMC", |entry| entry.resource["Status"] = json!({"State": "Disabled"})),
+        ("for a provider at another address", |entry| {
+            entry.resource["Destination"] = json!("http://192.0.2.8")
+        }),
+    ];
+    for (what, lose) in losses {
+        lose(entries.lock().unwrap().last_mut().unwrap());
+        assert_eq!(bmc.subscribe(&sink).await.unwrap(), Subscribed::Made, "{what}");
+        let ours = {
+            let entries = entries.lock().unwrap();
+            entries.iter().filter(|entry| entry.listed && entry.readable).cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(ours.len(), 1, "{what}");
+        assert_eq!(ours[0].resource["Context"], sink.context, "{what}");
+        assert_eq!(bmc.subscribe(&sink).await.unwrap(), Subscribed::Kept, "{what}");
+    }
+}

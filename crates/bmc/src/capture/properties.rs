@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::names::StandIns;
 use super::scan::{scan, urls};
 use super::{CapturedAnswer, redact};
+use crate::cases::{cases, matching};
 use crate::types::{ConnectOptions, Credentials};
 
 const PASSWORD: &str = "correct7horse";
@@ -44,8 +45,8 @@ fn text() -> impl Strategy<Value = String> {
             ][..]
         )
         .prop_map(str::to_owned),
-        ".{0,5}",
-        "[0-9a-fA-F:.-]{0,40}",
+        matching(".{0,5}"),
+        matching("[0-9a-fA-F:.-]{0,40}"),
     ];
     proptest::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())
 }
@@ -82,7 +83,7 @@ fn body() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(crate::cases::cases(500)) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases(500)) })]
 
     #[test]
     fn no_secret_passes(body in body(), path in text()) {

@@ -1,4 +1,4 @@
-//! Cipher suites (22.15.2, table 22-19) and their algorithms: which there are, which are taken, which never.
+//! Cipher suites (22.15.2) and their algorithms: which there are, which are taken, which never.
 
 /// A cipher suite that this driver speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -75,7 +75,7 @@ impl Suite {
     }
 }
 
-/// Marks a record of a standard suite (22.15.1, table 22-18).
+/// Marks a record of a standard suite (22.15.1).
 const STANDARD: u8 = 0xC0;
 /// Marks a record of an OEM suite, which has three bytes of enterprise number more (22.15.1).
 const OEM: u8 = 0xC1;
@@ -115,7 +115,7 @@ mod tests {
                 Suite::chosen(id).unwrap().algorithms();
             (authentication, integrity, confidentiality)
         };
-        // Table 22-19.
+        // The table of 22.15.2.
         assert_eq!(algorithms(2), (1, 1, 0));
         assert_eq!(algorithms(3), (1, 1, 1));
         assert_eq!(algorithms(16), (3, 4, 0));

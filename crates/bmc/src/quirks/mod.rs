@@ -13,7 +13,7 @@ mod version;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
 use serde_json::Value;
 
@@ -82,20 +82,30 @@ impl Quirks {
     /// The built-in rules and those of further files, given as name and text. A later rule wins over an earlier one, and
     /// takes its place where it has the same name. What cannot be used is left out and told.
     pub fn with(files: &[(&str, &str)]) -> (Self, Vec<QuirkError>) {
-        let mut quirks = Self { rules: Vec::new() };
-        let mut errors = Vec::new();
-        for (name, text) in [(BUILT_IN_NAME, BUILT_IN)].iter().chain(files) {
-            let file = rule::parse(name, text);
-            errors.extend(file.errors);
-            for name in &file.without {
-                quirks.rules.retain(|rule| *rule.name != **name);
-            }
-            for rule in file.rules {
-                quirks.rules.retain(|other| other.name != rule.name);
-                quirks.rules.push(Arc::new(rule));
-            }
+        // The same text each time: read once.
+        static READ: LazyLock<(Quirks, Vec<QuirkError>)> = LazyLock::new(|| {
+            let mut read = Quirks { rules: Vec::new() };
+            let errors = read.add(BUILT_IN_NAME, BUILT_IN);
+            (read, errors)
+        });
+        let (mut quirks, mut errors) = READ.clone();
+        for (name, text) in files {
+            errors.extend(quirks.add(name, text));
         }
         (quirks, errors)
+    }
+
+    /// Takes over what a file says.
+    fn add(&mut self, name: &str, text: &str) -> Vec<QuirkError> {
+        let file = rule::parse(name, text);
+        for name in &file.without {
+            self.rules.retain(|rule| *rule.name != **name);
+        }
+        for rule in file.rules {
+            self.rules.retain(|other| other.name != rule.name);
+            self.rules.push(Arc::new(rule));
+        }
+        file.errors
     }
 
     /// How many rules there are.

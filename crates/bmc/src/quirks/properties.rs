@@ -7,13 +7,14 @@ use serde_json::{Value, json};
 
 use super::patch::{BUDGET, RawOperation, depth, weight};
 use super::{Identity, Quirks, rule};
+use crate::cases::{cases, matching};
 
 /// Few keys, so that pointers and documents meet.
 fn key() -> impl Strategy<Value = String> {
     prop_oneof![
         9 => proptest::sample::select(&["a", "b", "c", "0", "1", "*", "-", "~", "/", "SKU", "SerialNumber", "Boot", "@odata.type"][..])
             .prop_map(str::to_owned),
-        1 => ".{0,3}",
+        1 => matching(".{0,3}"),
     ]
 }
 
@@ -26,7 +27,7 @@ fn any_json() -> impl Strategy<Value = Value> {
             &["x", "y", "Cd", "UsbCd", "#Thing.v1_0_0.Thing", "#ComputerSystem.v1_0_0.ComputerSystem"][..]
         )
         .prop_map(Value::from),
-        ".{0,6}".prop_map(Value::from),
+        matching(".{0,6}").prop_map(Value::from),
     ];
     leaf.prop_recursive(5, 64, 6, move |inner| {
         prop_oneof![
@@ -41,7 +42,7 @@ fn pointer() -> impl Strategy<Value = String> {
         9 => vec(key(), 1..4).prop_map(|parts| {
             parts.iter().map(|part| format!("/{}", part.replace('~', "~0").replace('/', "~1"))).collect()
         }),
-        1 => ".{0,6}",
+        1 => matching(".{0,6}"),
     ]
 }
 
@@ -58,7 +59,7 @@ fn operation() -> impl Strategy<Value = Value> {
         pointer().prop_map(|at| json!({"remove": {"at": at}})),
         (pointer(), vec(any_json(), 0..3))
             .prop_map(|(at, items)| json!({"remove": {"at": at, "items": items}})),
-        (pointer(), btree_map("x|y|z", "x|y|w", 0..3))
+        (pointer(), btree_map(matching("x|y|z"), matching("x|y|w"), 0..3))
             .prop_map(|(at, values)| json!({"map": {"at": at, "values": values}})),
         any_json(),
     ];
@@ -97,7 +98,7 @@ fn numbered(mut rules: Vec<Value>) -> Value {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(crate::cases::cases(1000)) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases(1000)) })]
 
     #[test]
     fn any_rules_on_any_document(rules in vec(any_rule(), 0..6), mut document in any_json()) {
@@ -140,7 +141,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_rules_or_a_sentence(text in "\\PC{0,200}", yaml in "(version: 1\n)?(rules:\n)?([- a-z:{}&*,\n\\[\\]]{0,80})") {
+    fn any_text_is_rules_or_a_sentence(text in matching("\\PC{0,200}"), yaml in matching("(version: 1\n)?(rules:\n)?([- a-z:{}&*,\n\\[\\]]{0,80})")) {
         for text in [text, yaml] {
             let file = rule::parse("file", &text);
             prop_assert!(file.errors.iter().all(|error| !error.message.is_empty()));
@@ -148,7 +149,7 @@ proptest! {
     }
 
     #[test]
-    fn any_firmware_text_is_compared(text in ".{0,40}", range in "[<>=0-9., ]{0,20}") {
+    fn any_firmware_text_is_compared(text in matching(".{0,40}"), range in matching("[<>=0-9., ]{0,20}")) {
         if let Ok(range) = super::version::Range::parse(&range) {
             let _ = range.holds(&text);
         }

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::{adapters, boot, boot_options, facts, identity, inspect, json, media, power, task};
+use crate::cases::{cases, matching};
 use crate::quirks::Manner;
 use crate::types::{BootTarget, PowerAction, PowerState};
 
@@ -113,11 +114,11 @@ fn any_json() -> impl Strategy<Value = Value> {
         any::<u64>().prop_map(Value::from),
         any::<f64>().prop_map(Value::from),
         proptest::sample::select(TEXTS).prop_map(Value::from),
-        ".{0,12}".prop_map(Value::from),
+        matching(".{0,12}").prop_map(Value::from),
     ];
     let key = prop_oneof![
         9 => proptest::sample::select(KEYS).prop_map(str::to_owned),
-        1 => ".{0,6}",
+        1 => matching(".{0,6}"),
     ];
     leaf.prop_recursive(6, 96, 10, move |inner| {
         prop_oneof![
@@ -159,7 +160,7 @@ pub(super) fn decode(value: &Value, second: &Value, status: u16) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(crate::cases::cases(2000)) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases(2000)) })]
 
     #[test]
     fn nothing_panics(value in any_json(), second in any_json(), status in 200u16..600) {
@@ -167,7 +168,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_an_identity_or_none(text in "\\PC{0,64}") {
+    fn any_text_is_an_identity_or_none(text in matching("\\PC{0,64}")) {
         if let Some(uuid) = identity::uuid(&text) {
             prop_assert_eq!(uuid.len(), 36);
             prop_assert_eq!(identity::uuid(&uuid), Some(uuid.clone()));
@@ -178,7 +179,7 @@ proptest! {
     }
 
     #[test]
-    fn only_allowed_types_are_sent(allowed in vec("[A-Za-z]{1,12}|On|ForceOff|ForceOn|ForceRestart|PowerCycle", 1..6)) {
+    fn only_allowed_types_are_sent(allowed in vec(matching("[A-Za-z]{1,12}|On|ForceOff|ForceOn|ForceRestart|PowerCycle"), 1..6)) {
         use PowerAction::{ForceOff, ForceRestart, GracefulShutdown, On, PowerCycle};
         use PowerState as S;
         for action in [On, ForceOff, GracefulShutdown, ForceRestart, PowerCycle] {

@@ -28,7 +28,7 @@ use std::{
 
 use case::Measured;
 use fixture::Fixture;
-use target::Target;
+use target::{Target, Throttle};
 
 /// Anything that can go wrong; a bench just says it.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -81,7 +81,13 @@ struct Results {
     qemu_unpack: Vec<f64>,
     /// Load averages.
     load: Vec<String>,
+    /// The same with the device held at so many MB/s, or why it could not be.
+    held: Vec<(u64, std::result::Result<[Row; 3], String>)>,
 }
+
+/// Rates of disks that are sold, in MB/s (10^6): SATA, and a small NVMe one. What hashing costs counts for as much as the
+/// device leaves it to be seen.
+const RATES: [u64; 2] = [500, 1000];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -117,11 +123,33 @@ fn run() -> Result<()> {
     };
     eprintln!("==> writing to {}", target.what);
     let rows = Kind::ALL.map(Row::new);
-    let mut results =
-        Results { rows, write_data: vec![], packing: vec![], qemu_unpack: vec![], load: vec![] };
+    let mut results = Results {
+        rows,
+        write_data: vec![],
+        packing: vec![],
+        qemu_unpack: vec![],
+        load: vec![],
+        held: vec![],
+    };
     for round in 0..runs {
         eprintln!("==> run {} of {runs}", round + 1);
         measure(&fixture, &target, round, &mut results)?;
+    }
+    for rate in RATES {
+        let held = match Throttle::on(&target.path, rate * 1_000_000) {
+            Ok(_throttle) => {
+                let mut rows = Kind::ALL.map(Row::new);
+                for round in 0..runs {
+                    eprintln!("==> run {} of {runs}, the device held at {rate} MB/s", round + 1);
+                    results.load.push(shared::load());
+                    write_all(&fixture, &target, round, &mut rows)?;
+                }
+                results.load.push(shared::load());
+                Ok(rows)
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        results.held.push((rate, held));
     }
     let text = report::text(&fixture, &target, &results);
     println!("{text}");
@@ -131,24 +159,36 @@ fn run() -> Result<()> {
     Ok(())
 }
 
+/// `dd` to the device, without its source.
+fn dd(target: &Target, conv: &str) -> String {
+    let device = fixture::text(&target.path);
+    format!("dd of='{device}' oflag=direct bs=1M iflag=fullblock conv={conv},fsync status=none")
+}
+
 /// One run of everything.
 fn measure(fixture: &Fixture, target: &Target, round: usize, results: &mut Results) -> Result<()> {
-    let (raw, zst, qcow2) =
-        (fixture::text(&fixture.raw), fixture::text(&fixture.zst), fixture::text(&fixture.qcow2));
-    let (device, bytes) = (fixture::text(&target.path), fixture.bytes);
-    let dd = |conv: &str| {
-        format!("dd of='{device}' oflag=direct bs=1M iflag=fullblock conv={conv},fsync status=none")
-    };
-    let to_device = dd("notrunc");
-    let write = format!("{to_device} if='{raw}'");
+    let (raw, qcow2, bytes) = (fixture::text(&fixture.raw), fixture::text(&fixture.qcow2), fixture.bytes);
     results.load.push(shared::load());
     results.packing.push(case::start(&["pack", qcow2, fixture::text(&fixture.extents)])?);
     results.qemu_unpack.push(seconds(&format!(
         "qemu-img convert -n -f qcow2 '{qcow2}' --target-image-opts driver=null-co,size={bytes}"
     ))?);
+    write_all(fixture, target, round, &mut results.rows)?;
+    seconds(&format!("{} if='{raw}'", dd(target, "notrunc")))?;
+    results.write_data.push(seconds(&format!("{} if='{raw}'", dd(target, "notrunc,sparse")))?);
+    results.load.push(shared::load());
+    Ok(())
+}
+
+/// One run of everything that goes to the device, for all kinds of images.
+fn write_all(fixture: &Fixture, target: &Target, round: usize, rows: &mut [Row; 3]) -> Result<()> {
+    let (raw, zst, qcow2) =
+        (fixture::text(&fixture.raw), fixture::text(&fixture.zst), fixture::text(&fixture.qcow2));
+    let (device, bytes, to_device) = (fixture::text(&target.path), fixture.bytes, dd(target, "notrunc"));
+    let write = format!("{to_device} if='{raw}'");
     let to_nowhere = "of=/dev/null bs=1M status=none";
     let read = format!("dd if='{device}' iflag=direct count={} {to_nowhere}", bytes >> 20);
-    for row in &mut results.rows {
+    for row in rows {
         let (name, file, tools, unpack) = match row.kind {
             Kind::Raw => ("raw", &fixture.raw, write.clone(), format!("dd if='{raw}' {to_nowhere}")),
             Kind::Zstd => (
@@ -178,9 +218,6 @@ fn measure(fixture: &Fixture, target: &Target, round: usize, results: &mut Resul
         row.tools.push(seconds(&tools)?);
         check(fixture, device, round)?;
     }
-    seconds(&write)?;
-    results.write_data.push(seconds(&format!("{} if='{raw}'", dd("notrunc,sparse")))?);
-    results.load.push(shared::load());
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, fs, path::Path};
 
-use crate::{Kind, Result, Results, case::Measured, fixture::Fixture, shared, target::Target};
+use crate::{Kind, Result, Results, Row, case::Measured, fixture::Fixture, shared, target::Target};
 
 const BEGIN: &str = "<!-- image results: written by `make bench-lab` -->";
 const END: &str = "<!-- end of image results -->";
@@ -34,6 +34,55 @@ fn name(kind: Kind) -> &'static str {
         Kind::Raw => "raw",
         Kind::Zstd => "zstd",
         Kind::Qcow2 => "qcow2, as extents",
+    }
+}
+
+/// The median over the runs of a row.
+fn ratio(row: &Row, of: &dyn Fn(usize, &Measured) -> Option<f64>) -> f64 {
+    Spread::of(row.ours.iter().enumerate().filter_map(|(round, run)| of(round, run))).median
+}
+
+/// What writing takes at least in a run: unpacking and device at once.
+fn bound(row: &Row, write: &[f64], round: usize) -> Option<f64> {
+    Some(row.unpack.get(round)?.max(*write.get(round)?))
+}
+
+/// The bound of writing and reading back, by what it took us.
+fn whole(row: &Row, write: &[f64], round: usize, run: &Measured) -> Option<f64> {
+    Some((bound(row, write, round)? + row.read.get(round)?) / run.seconds)
+}
+
+/// The device held at the rates of real disks.
+fn held(text: &mut String, results: &Results) {
+    text.push_str(
+        "\nThe same with the device held at a rate by the kernel's block layer, for us and for the tools:\n\n\
+         | MB/s | image | unpack to nowhere | device write | device read | ours, verified | of it read-back | ratio | tools, \
+         unverified | CPU s, ours |\n|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|\n",
+    );
+    for (rate, rows) in &results.held {
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(why) => {
+                let _ = writeln!(text, "| {rate} | not measured: {why} | | | | | | | | |");
+                continue;
+            }
+        };
+        for row in rows {
+            let ours = |of: fn(&Measured) -> f64| Spread::of(row.ours.iter().map(of));
+            let _ = writeln!(
+                text,
+                "| {rate} | {} | {} | {} | {} | {} | {} | **{:.2}** | {} | {:.1} |",
+                name(row.kind),
+                Spread::of(row.unpack.iter().copied()),
+                Spread::of(row.write.iter().copied()),
+                Spread::of(row.read.iter().copied()),
+                ours(|run| run.seconds),
+                ours(|run| run.seconds - run.writing),
+                ratio(row, &|round, run| whole(row, &row.write, round, run)),
+                Spread::of(row.tools.iter().copied()),
+                ours(|run| run.cpu).median,
+            );
+        }
     }
 }
 
@@ -70,14 +119,9 @@ pub fn text(fixture: &Fixture, target: &Target, results: &Results) -> String {
     );
     for row in &results.rows {
         let ours = |of: fn(&Measured) -> f64| Spread::of(row.ours.iter().map(of));
-        let ratio = |of: &dyn Fn(usize, &Measured) -> Option<f64>| {
-            Spread::of(row.ours.iter().enumerate().filter_map(|(round, run)| of(round, run))).median
-        };
-        let at = |seconds: &[f64], round: usize| seconds.get(round).copied();
-        let bound = |write: &[f64], round| Some(at(&row.unpack, round)?.max(at(write, round)?));
-        let whole = |write: &[f64], round, run: &Measured| {
-            Some((bound(write, round)? + at(&row.read, round)?) / run.seconds)
-        };
+        let ratio = |of| ratio(row, of);
+        let bound = |write: &[f64], round| bound(row, write, round);
+        let whole = |write: &[f64], round, run: &Measured| whole(row, write, round, run);
         let _ = writeln!(
             text,
             "| {} | {} | {} | {} | {} | {} | **{:.2}** | {:.2} | {:.2} | {} | {:.1} | {:.1} MB |",
@@ -95,6 +139,7 @@ pub fn text(fixture: &Fixture, target: &Target, results: &Results) -> String {
             row.ours.iter().map(|run| run.peak_kib).max().unwrap_or(0) as f64 * 1.024e-3,
         );
     }
+    held(&mut text, results);
     let packing = Spread::of(results.packing.iter().map(|run| run.seconds));
     let peak = results.packing.iter().map(|run| run.peak_kib).max().unwrap_or(0) as f64 * 1.024e-3;
     let _ = writeln!(

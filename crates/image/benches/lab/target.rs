@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    os::unix::fs::FileTypeExt,
+    os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -64,4 +64,63 @@ fn loop_device(file: &Path) -> Result<(PathBuf, File)> {
     // Detached as soon as nobody has it open any more: we do, until we end.
     Command::new("losetup").args(["--detach", text(&path)]).status()?;
     Ok((path, held?))
+}
+
+/// Where cgroups of version 1 are that the block layer counts by.
+const BLKIO: &str = "/sys/fs/cgroup/blkio";
+/// Where those of version 2 are.
+const UNIFIED: &str = "/sys/fs/cgroup";
+
+/// A device held at a rate, for this process and all that it starts, until it is dropped. The kernel's block layer does it
+/// (blk-throttle), to each request before it reaches the device: reads, writes, and zeros by their length.
+#[derive(Debug)]
+pub struct Throttle {
+    group: PathBuf,
+    /// Where this process was before.
+    home: PathBuf,
+}
+
+impl Throttle {
+    /// Holds a block device at so many bytes a second, reads and writes each. Needs root, and a kernel with the throttle.
+    pub fn on(device: &Path, rate: u64) -> Result<Self> {
+        let data = fs::metadata(device)?;
+        if !data.file_type().is_block_device() {
+            return Err("only block devices can be held at a rate".into());
+        }
+        let number = format!("{}:{}", rustix::fs::major(data.rdev()), rustix::fs::minor(data.rdev()));
+        let old = Path::new(BLKIO).join("cgroup.procs").exists();
+        let root = Path::new(if old { BLKIO } else { UNIFIED });
+        let own = fs::read_to_string("/proc/self/cgroup")?;
+        let is_mine =
+            |kinds: &str| if old { kinds.split(',').any(|kind| kind == "blkio") } else { kinds.is_empty() };
+        let mut own = own.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
+        let (_, home) =
+            own.find(|own| is_mine(own.0)).ok_or("this process has no cgroup for block devices")?;
+        let this = Self {
+            group: root.join("ferric-bench"),
+            home: root.join(home.trim_start_matches('/')).join("cgroup.procs"),
+        };
+        fs::create_dir(&this.group).map_err(|error| format!("{}: {error}", this.group.display()))?;
+        let settings = if old {
+            vec![
+                ("blkio.throttle.read_bps_device", format!("{number} {rate}")),
+                ("blkio.throttle.write_bps_device", format!("{number} {rate}")),
+            ]
+        } else {
+            fs::write(root.join("cgroup.subtree_control"), "+io")?;
+            vec![("io.max", format!("{number} rbps={rate} wbps={rate}"))]
+        };
+        for (file, text) in settings.into_iter().chain([("cgroup.procs", std::process::id().to_string())]) {
+            fs::write(this.group.join(file), &text).map_err(|error| format!("{file}, {text}: {error}"))?;
+        }
+        Ok(this)
+    }
+}
+
+impl Drop for Throttle {
+    fn drop(&mut self) {
+        // Where nobody is any more nothing is left; a group that stays is said by the next run.
+        let _ = fs::write(&self.home, std::process::id().to_string());
+        let _ = fs::remove_dir(&self.group);
+    }
 }

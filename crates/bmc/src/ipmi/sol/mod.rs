@@ -28,8 +28,7 @@ pub(crate) const ALREADY_ACTIVE: u8 = 0x80;
 /// Completion code of Activate Payload: the payload type is disabled (24.1).
 pub(crate) const DISABLED: u8 = 0x81;
 
-/// Header of a packet: sequence number, number that is acknowledged, characters that are, operation or status (15.9,
-/// table 15-2).
+/// Header of a packet: sequence number, number that is acknowledged, characters that are, operation or status (15.9).
 pub(crate) const HEADER: usize = 4;
 /// Highest sequence number; 0 is that of packets that only acknowledge (15.9).
 const NUMBERS: u8 = 15;
@@ -94,7 +93,7 @@ pub(crate) fn activated(data: &[u8]) -> Option<Activated> {
     Some(Activated { takes: takes.into(), port })
 }
 
-/// A packet (15.9, table 15-2).
+/// A packet (15.9).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Packet<'a> {
     /// 0: nothing that wants to be acknowledged.

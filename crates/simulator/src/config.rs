@@ -36,6 +36,8 @@ pub struct FleetConfig {
     pub binaries: Vec<PathBuf>,
     /// How often a running node renews its lease; `None` for never.
     pub node_heartbeat: Option<Duration>,
+    /// How often a running node looks for its pods, which then run or are gone; `None` for never.
+    pub node_pods: Option<Duration>,
 }
 
 impl FleetConfig {
@@ -55,6 +57,7 @@ impl FleetConfig {
             state_dir: state_dir.into(),
             binaries: Vec::new(),
             node_heartbeat: None,
+            node_pods: None,
         }
     }
 }

@@ -23,6 +23,8 @@ pub struct BedBuilder {
     name: Option<String>,
     controller_manager: bool,
     scheduler: bool,
+    scheduler_extender: Option<String>,
+    disabled_admission: Vec<String>,
     audit_log: bool,
     release: Option<PathBuf>,
     cluster_api: bool,
@@ -58,10 +60,24 @@ impl BedBuilder {
         self
     }
 
-    /// Runs kube-scheduler.
+    /// Runs kube-scheduler with its default profile.
     #[must_use]
     pub fn scheduler(mut self, on: bool) -> Self {
         self.scheduler = on;
+        self
+    }
+
+    /// Gives kube-scheduler an extender: [`ControlPlaneSpec::scheduler_extender`].
+    #[must_use]
+    pub fn scheduler_extender(mut self, url: impl Into<String>) -> Self {
+        self.scheduler_extender = Some(url.into());
+        self
+    }
+
+    /// Turns off admission plugins of the apiserver, by name.
+    #[must_use]
+    pub fn without_admission<'a>(mut self, plugins: impl IntoIterator<Item = &'a str>) -> Self {
+        self.disabled_admission.extend(plugins.into_iter().map(str::to_owned));
         self
     }
 
@@ -129,6 +145,8 @@ impl BedBuilder {
         // Without role aggregation the managers of Cluster API have no rights.
         spec.controller_manager = self.controller_manager || self.cluster_api;
         spec.scheduler = self.scheduler;
+        spec.scheduler_extender = self.scheduler_extender;
+        spec.disabled_admission = self.disabled_admission;
         spec.audit_log = self.audit_log;
         let mut control_plane = ControlPlane::start(&spec, &assets, &folder).await?;
         control_plane.wait_for_controllers().await?;
@@ -228,8 +246,13 @@ impl Bed {
 
     /// Starts a workload control plane beside the bed, with its files in the bed's folder. End it before the bed.
     pub async fn start_workload(&self, name: &str) -> Result<Workload> {
-        let folder = self.folder.join(format!("workload-{name}"));
-        Workload::start(&ControlPlaneSpec::new(name), &self.assets, &folder).await
+        self.start_workload_of(&ControlPlaneSpec::new(name)).await
+    }
+
+    /// As [`Bed::start_workload`], of other parts, such as with a scheduler.
+    pub async fn start_workload_of(&self, spec: &ControlPlaneSpec) -> Result<Workload> {
+        let folder = self.folder.join(format!("workload-{}", spec.name));
+        Workload::start(spec, &self.assets, &folder).await
     }
 
     /// Shell lines that make `kubectl` and `clusterctl` of a terminal work on this bed.

@@ -28,6 +28,7 @@ pub mod media;
 pub mod pki;
 pub mod ports;
 pub mod process;
+mod scheduler;
 pub mod stack;
 pub mod workload;
 

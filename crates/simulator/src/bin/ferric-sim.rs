@@ -81,6 +81,9 @@ struct Options {
     /// Seconds between renewals of a running node's lease; 0 for none.
     #[arg(long, default_value_t = 0)]
     node_heartbeat_seconds: u64,
+    /// Seconds between a running node's looks at its pods, which then run or are gone; 0 for none.
+    #[arg(long, default_value_t = 0)]
+    node_pods_seconds: u64,
     /// Log filter, for example `info` or `ferric_simulator=debug`.
     #[arg(long, env = "FERRIC_SIM_LOG", default_value = "info")]
     log: String,
@@ -144,7 +147,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
     if let Some(post) = options.post_ms {
         delays.post = Duration::from_millis(post);
     }
-    let heartbeat = options.node_heartbeat_seconds;
+    let seconds = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds));
     let config = FleetConfig {
         count: options.count,
         prefix: options.prefix,
@@ -161,7 +164,8 @@ async fn run(options: Options) -> anyhow::Result<()> {
         delays,
         state_dir: options.state_dir.clone(),
         binaries: options.binaries,
-        node_heartbeat: (heartbeat > 0).then(|| Duration::from_secs(heartbeat)),
+        node_heartbeat: seconds(options.node_heartbeat_seconds),
+        node_pods: seconds(options.node_pods_seconds),
     };
     let fleet = Arc::new(Fleet::start(config).await?);
     let admin = Admin::bind(options.admin_port).await?;

@@ -87,6 +87,10 @@ impl Kube {
         self.send("POST", path, Some(body), "application/json").await
     }
 
+    pub(crate) async fn delete(&self, path: &str, options: &Value) -> Result<Value, KubeError> {
+        self.send("DELETE", path, Some(options), "application/json").await
+    }
+
     /// Strategic merge patch.
     pub(crate) async fn patch(&self, path: &str, body: &Value) -> Result<Value, KubeError> {
         self.send("PATCH", path, Some(body), "application/strategic-merge-patch+json").await

@@ -10,6 +10,7 @@ mod kube;
 mod kubeadm;
 mod node;
 mod pki;
+mod pods;
 mod process;
 mod static_pods;
 mod user_data;
@@ -187,19 +188,34 @@ async fn run_worker(
     keep_alive(server, kube, &identity.name).await
 }
 
-/// Renews the node's lease for as long as the machine runs.
+/// Renews the node's lease and tends its pods for as long as the machine runs.
 async fn keep_alive(server: &Arc<Server>, kube: kube::Kube, name: &str) -> Result<(), String> {
-    let Some(every) = server.shared.config.node_heartbeat else {
+    let config = &server.shared.config;
+    if config.node_heartbeat.is_none() && config.node_pods.is_none() {
         // Nothing to say: do not even keep the client.
         drop(kube);
         return std::future::pending().await;
-    };
-    loop {
-        if let Err(error) = node::heartbeat(&kube, name).await {
-            tracing::debug!(server = server.spec.name, %error, "heartbeat failed");
-        }
-        tokio::time::sleep(every).await;
     }
+    let beats = async {
+        let Some(every) = config.node_heartbeat else { return };
+        loop {
+            if let Err(error) = node::heartbeat(&kube, name).await {
+                tracing::debug!(server = server.spec.name, %error, "heartbeat failed");
+            }
+            tokio::time::sleep(every).await;
+        }
+    };
+    let pods = async {
+        let Some(every) = config.node_pods else { return };
+        loop {
+            if let Err(error) = pods::tend(&kube, name).await {
+                tracing::debug!(server = server.spec.name, %error, "pods not tended");
+            }
+            tokio::time::sleep(every).await;
+        }
+    };
+    tokio::join!(beats, pods);
+    Ok(())
 }
 
 /// The power is gone: what the cluster would notice by itself after a while is said at once. Whoever still runs of the

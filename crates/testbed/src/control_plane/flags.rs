@@ -14,6 +14,9 @@ const CONTROLLERS: &str = "*,bootstrap-signer-controller,token-cleaner-controlle
     -node-route-controller,-service-lb-controller,-persistentvolume-binder-controller,\
     -persistentvolume-attach-detach-controller,-persistentvolume-expander-controller";
 
+/// The one that makes the pods of ReplicaSets.
+const REPLICA_SETS: &str = "-replicaset-controller,";
+
 /// One line for each request, without its body.
 const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -94,6 +97,9 @@ pub(super) fn apiserver_spec(
         .flag("cert-dir", folder.join("apiserver-certs"))
         .flag("profiling", "false")
         .arg("-v=1");
+    if !spec.disabled_admission.is_empty() {
+        process = process.flag("disable-admission-plugins", spec.disabled_admission.join(","));
+    }
     if let Some(path) = audit_log {
         let policy = folder.join("audit-policy.yaml");
         write_file(&policy, AUDIT_POLICY)?;
@@ -130,18 +136,9 @@ pub(super) fn controller_manager_spec(
         .flag("cluster-signing-key-file", &pki.ca_files.key)
         .flag("use-service-account-credentials", "true")
         .flag("node-monitor-grace-period", format!("{}s", spec.node_monitor_grace_period.as_secs()))
-        .flag("controllers", CONTROLLERS)
-        .flag("profiling", "false")
-}
-
-pub(super) fn scheduler_spec(folder: &Path, program: &Path, kubeconfig: &Path, port: u16) -> ProcessSpec {
-    ProcessSpec::new("kube-scheduler", program, folder.join("kube-scheduler.log"))
-        .flag("kubeconfig", kubeconfig)
-        .flag("authentication-kubeconfig", kubeconfig)
-        .flag("authorization-kubeconfig", kubeconfig)
-        .flag("bind-address", "127.0.0.1")
-        .flag("secure-port", port.to_string())
-        .flag("leader-elect", "false")
-        .flag("cert-dir", folder.join("scheduler-certs"))
+        .flag(
+            "controllers",
+            if spec.replica_sets { CONTROLLERS.replace(REPLICA_SETS, "") } else { CONTROLLERS.to_owned() },
+        )
         .flag("profiling", "false")
 }

@@ -18,7 +18,8 @@ use crate::kubeconfig::{self, Credential};
 use crate::pki::{self, Ca, CertAndKey, Files, Usage, write_file, write_secret};
 use crate::ports::Port;
 use crate::process::{Process, wait_until};
-use flags::{apiserver_spec, controller_manager_spec, etcd_spec, scheduler_spec};
+use crate::scheduler::Scheduler;
+use flags::{apiserver_spec, controller_manager_spec, etcd_spec};
 
 /// How long the apiserver may take to become ready. It takes about 5 s on an idle machine.
 const READY_LIMIT: Duration = Duration::from_secs(120);
@@ -31,8 +32,16 @@ pub struct ControlPlaneSpec {
     pub name: String,
     /// Whether kube-controller-manager runs.
     pub controller_manager: bool,
-    /// Whether kube-scheduler runs. Nothing in the bed needs it.
+    /// Whether kube-scheduler runs, with its default profile. Nothing in the bed needs it.
     pub scheduler: bool,
+    /// Whether ReplicaSets get their pods.
+    pub replica_sets: bool,
+    /// The URL of an extender of kube-scheduler, without `/filter` at its end: it is sent the names of the nodes that
+    /// passed all filters, for each pod that has any, and answers with those that it lets pass.
+    pub scheduler_extender: Option<String>,
+    /// Admission plugins of the apiserver that are off, such as `TaintNodesByCondition`, which keeps pods off every new
+    /// node until kube-controller-manager has seen it.
+    pub disabled_admission: Vec<String>,
     /// Whether each request is written to an audit log.
     pub audit_log: bool,
     /// The address of the apiserver; etcd and the others stay on 127.0.0.1.
@@ -50,6 +59,9 @@ impl ControlPlaneSpec {
             name: name.into(),
             controller_manager: false,
             scheduler: false,
+            replica_sets: false,
+            scheduler_extender: None,
+            disabled_admission: Vec::new(),
             audit_log: false,
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: None,
@@ -68,7 +80,7 @@ pub struct ControlPlane {
     client: Client,
     audit_log: Option<PathBuf>,
     // In the order in which they are ended: a client never outlives its server.
-    scheduler: Option<Process>,
+    scheduler: Option<Scheduler>,
     controller_manager: Option<Process>,
     apiserver: Process,
     etcd: Process,
@@ -140,7 +152,7 @@ impl Pki {
 impl ControlPlane {
     /// Starts a control plane whose files are all in `folder`; returns when the apiserver is ready.
     ///
-    /// A controller manager is started but not waited for: see [`ControlPlane::wait_for_controllers`].
+    /// A controller manager and a scheduler are started but not waited for: see [`ControlPlane::wait_for_controllers`].
     pub async fn start(spec: &ControlPlaneSpec, assets: &Assets, folder: &Path) -> Result<Self> {
         install_crypto();
         let mut binaries = vec![Binary::Etcd, Binary::KubeApiserver];
@@ -199,26 +211,20 @@ impl ControlPlane {
         let client = kubeconfig::client(&kubeconfig).await?;
         wait_for_apiserver(&mut apiserver, &kubeconfig).await?;
 
-        let component = |path: Option<PathBuf>, name: &'static str| -> Result<Option<(PathBuf, PathBuf)>> {
-            let Some(path) = path else { return Ok(None) };
+        let mut controller_manager = None;
+        if let Some(path) = controller_manager_path {
+            let (name, port) = ("kube-controller-manager", Port::reserve()?);
             let pair = pki.ca.issue(&format!("system:{name}"), None, &[], Usage::Client)?;
             let file = folder.join(format!("{name}.kubeconfig"));
             let credential = Credential::Certificate(&pair);
-            Ok(Some((path, kubeconfig::write(file, name, &url, pki.ca.cert_pem(), &credential)?)))
-        };
-        let mut controller_manager = None;
-        if let Some((path, config)) = component(controller_manager_path, "kube-controller-manager")? {
-            let port = Port::reserve()?;
+            let config = kubeconfig::write(file, name, &url, pki.ca.cert_pem(), &credential)?;
             let process = controller_manager_spec(spec, folder, &path, &config, &pki, port.number());
             controller_manager = Some(Process::spawn(process)?);
             ports.push(port);
         }
-        let mut scheduler = None;
-        if let Some((path, config)) = component(scheduler_path, "kube-scheduler")? {
-            let port = Port::reserve()?;
-            scheduler = Some(Process::spawn(scheduler_spec(folder, &path, &config, port.number()))?);
-            ports.push(port);
-        }
+        let scheduler = scheduler_path
+            .map(|path| Scheduler::spawn(folder, &path, &url, &pki.ca, spec.scheduler_extender.as_deref()))
+            .transpose()?;
         Ok(Self {
             name: spec.name.clone(),
             folder: folder.to_path_buf(),
@@ -267,16 +273,21 @@ impl ControlPlane {
 
     /// The ids of its processes.
     pub fn pids(&self) -> Vec<u32> {
-        let optional = [&self.scheduler, &self.controller_manager];
+        let scheduler = self.scheduler.as_ref().map(Scheduler::process);
         [&self.etcd, &self.apiserver]
             .into_iter()
-            .chain(optional.into_iter().flatten())
+            .chain(scheduler)
+            .chain(&self.controller_manager)
             .map(Process::pid)
             .collect()
     }
 
-    /// Waits until the controller manager does its work: the `default` ServiceAccount is there.
+    /// Waits until the scheduler has seen all that there is, and the controller manager does its work: the `default`
+    /// ServiceAccount is there.
     pub async fn wait_for_controllers(&mut self) -> Result<()> {
+        if let Some(scheduler) = &mut self.scheduler {
+            scheduler.wait_ready().await?;
+        }
         let Some(process) = &mut self.controller_manager else { return Ok(()) };
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), "default");
         process
@@ -322,11 +333,21 @@ impl ControlPlane {
         wait_for_apiserver(&mut self.apiserver, &self.kubeconfig).await
     }
 
+    /// Fails, with the end of its log, when one of its processes has ended although it should be running.
+    pub fn check(&mut self) -> Result<()> {
+        let scheduler = self.scheduler.as_mut().map(Scheduler::process_mut);
+        [&mut self.etcd, &mut self.apiserver]
+            .into_iter()
+            .chain(scheduler)
+            .chain(&mut self.controller_manager)
+            .try_for_each(Process::check)
+    }
+
     /// Ends all its processes. The apiserver and etcd are killed: an apiserver that is asked to end waits for its
     /// clients' watches, and one whose etcd has ended never ends.
     pub fn stop(&mut self) {
-        let optional = [&mut self.scheduler, &mut self.controller_manager];
-        for process in optional.into_iter().flatten() {
+        let scheduler = self.scheduler.as_mut().map(Scheduler::process_mut);
+        for process in scheduler.into_iter().chain(&mut self.controller_manager) {
             process.kill();
         }
         self.apiserver.kill();

@@ -3,9 +3,12 @@
 //! Every line that says `ok` is decided by somebody who is neither the manager nor the simulator: `kubectl` for
 //! objects, SHA-256 of the disk files for images ([`crate::stack::disk`]), the journal of the BMCs for power.
 
+mod autoscale;
 pub(crate) mod judge;
+mod load;
 mod scene;
 pub(crate) mod screen;
+mod stage;
 mod table;
 pub(crate) mod view;
 
@@ -18,6 +21,7 @@ use clap::{Args, ValueEnum};
 use crate::error::Error;
 use scene::Scene;
 use screen::Screen;
+use stage::Stage;
 
 const HOSTS: usize = 8;
 const RACKS: usize = 3;
@@ -48,6 +52,9 @@ pub struct DemoOptions {
     /// Ends after the last step: exit code 0 if every step really happened. Otherwise everything stays up until Ctrl-C.
     #[arg(long)]
     pub oneshot: bool,
+    /// Shows the autoscaler instead: pods that wait raise a MachineDeployment from zero, and idleness lowers it.
+    #[arg(long, conflicts_with = "control_plane")]
+    pub autoscale: bool,
     /// What the cluster's control plane is.
     #[arg(long, value_enum, default_value_t = ControlPlaneKind::Kubeadm)]
     pub control_plane: ControlPlaneKind,
@@ -88,8 +95,14 @@ impl fmt::Display for Failure {
 
 /// A demo of which every step happened, and everything in it still runs. Dropping it ends it all.
 pub struct Standing {
-    scene: Scene,
+    cast: Cast,
     screen: Screen,
+}
+
+/// What runs.
+enum Cast {
+    Machines(Box<Scene>),
+    Autoscaler(Box<Stage>),
 }
 
 impl fmt::Debug for Standing {
@@ -101,20 +114,44 @@ impl fmt::Debug for Standing {
 impl Standing {
     /// Ends everything, in order.
     pub async fn end(self) {
-        self.scene.end().await;
+        match self.cast {
+            Cast::Machines(scene) => scene.end().await,
+            Cast::Autoscaler(stage) => stage.end().await,
+        }
     }
 
     /// Says what to try, and returns when something ended that should not.
-    pub async fn stay(mut self) {
-        self.scene.invite(&mut self.screen);
-        let failure = self.scene.stay().await;
-        self.scene.report(&mut self.screen, &failure);
+    pub async fn stay(self) {
+        let mut screen = self.screen;
+        match self.cast {
+            Cast::Machines(mut scene) => {
+                scene.invite(&mut screen);
+                let failure = scene.stay().await;
+                scene.report(&mut screen, &failure);
+            }
+            Cast::Autoscaler(mut stage) => {
+                stage.invite(&mut screen);
+                let failure = stage.stay(&mut screen).await;
+                stage.report(&mut screen, &failure);
+            }
+        }
     }
 }
 
 /// Runs the demo. `None`: it failed, and has said why.
 pub async fn run(options: &DemoOptions) -> Option<Standing> {
     let mut screen = Screen::new();
+    let cast = if options.autoscale {
+        Cast::Autoscaler(Box::new(autoscale::run(options, &mut screen).await?))
+    } else {
+        Cast::Machines(Box::new(machines(options, &mut screen).await?))
+    };
+    screen.say(&format!("\nEvery step happened, in {:.1} s.", screen.elapsed().as_secs_f32()));
+    Some(Standing { cast, screen })
+}
+
+/// Machines become nodes.
+async fn machines(options: &DemoOptions, screen: &mut Screen) -> Option<Scene> {
     screen.say(&format!(
         "Ferric demo: {HOSTS} simulated servers in {RACKS} racks; real etcd, Kubernetes {}, Cluster API {}.",
         crate::assets::KUBERNETES_VERSION,
@@ -126,7 +163,7 @@ pub async fn run(options: &DemoOptions) -> Option<Standing> {
             "The cluster's control plane: a stand-in, a real API server beside the fleet; workers are on hosts."
         }
     });
-    let mut scene = match Scene::set(options, &mut screen).await {
+    let mut scene = match Scene::set(options, screen).await {
         Ok(scene) => scene,
         Err(failure) => {
             screen.failed();
@@ -134,12 +171,13 @@ pub async fn run(options: &DemoOptions) -> Option<Standing> {
             return None;
         }
     };
-    if let Err(failure) = play(options, &mut scene, &mut screen).await {
-        scene.report(&mut screen, &failure);
-        return None;
+    match play(options, &mut scene, screen).await {
+        Ok(()) => Some(scene),
+        Err(failure) => {
+            scene.report(screen, &failure);
+            None
+        }
     }
-    screen.say(&format!("\nEvery step happened, in {:.1} s.", screen.elapsed().as_secs_f32()));
-    Some(Standing { scene, screen })
 }
 
 /// The steps, once everything is up.

@@ -141,17 +141,7 @@ impl Scene {
 
     /// Breaks what is to be broken.
     pub(super) async fn break_it(&mut self, what: Option<Break>, screen: &mut Screen) {
-        match what {
-            None => {}
-            Some(Break::ImageServer) => {
-                self.images.stop().await;
-                screen.say("\nBroken on purpose: the image server is off.");
-            }
-            Some(Break::ImageByte) => {
-                self.images.set_trouble(Trouble::Flip(self.image.size / 2));
-                screen.say("\nBroken on purpose: one bit of the image is flipped where it is served.");
-            }
-        }
+        break_it(what, &mut self.images, &self.image, screen).await;
     }
 
     /// Makes the cluster's objects with `clusterctl generate cluster` and applies them.
@@ -292,7 +282,7 @@ impl Scene {
         goal: impl Fn(&View) -> Result<(), String>,
     ) -> Result<View, Failure> {
         let begin = Instant::now();
-        let mut troubled: BTreeMap<String, (String, Instant)> = BTreeMap::new();
+        let mut patience = Patience::default();
         loop {
             let looked = Instant::now();
             self.manager.check()?;
@@ -300,22 +290,7 @@ impl Scene {
             let view = self.look().await?;
             screen.show(&view);
             let Err(seen) = goal(&view) else { return Ok(view) };
-            for host in &view.hosts {
-                // Between two tries an error is over for a moment: only another state is progress.
-                if troubled.get(&host.name).is_some_and(|(state, _)| *state != host.state) {
-                    troubled.remove(&host.name);
-                }
-                if host.error.is_some() {
-                    troubled.entry(host.name.clone()).or_insert_with(|| (host.state.clone(), Instant::now()));
-                }
-            }
-            if let Some((_, (_, since))) = troubled.iter().find(|(_, (_, since))| since.elapsed() >= PATIENCE)
-            {
-                let seen = format!("no progress for {} s: {seen}", since.elapsed().as_secs());
-                let errors = view.hosts.iter().filter(|host| host.error.is_some()).map(judge::tell);
-                let seen = std::iter::once(seen).chain(errors).collect::<Vec<_>>().join("\n            ");
-                return Err(unmet(expected, seen));
-            }
+            patience.look(&view).map_err(|errors| unmet(expected, format!("{seen}; {errors}")))?;
             if begin.elapsed() >= limit {
                 return Err(unmet(&format!("{expected} within {} s", limit.as_secs()), seen));
             }
@@ -357,17 +332,7 @@ impl Scene {
 
     /// Says why it failed and where to look; the folder stays.
     pub(super) fn report(&mut self, screen: &mut Screen, failure: &Failure) {
-        screen.failed();
-        screen.say(&format!("  {failure}"));
-        self.bed.keep_folder();
-        screen.say("  logs:");
-        for log in logs(self.bed.dir()) {
-            screen.say(&format!("    {}", log.display()));
-        }
-        screen.say("  the end of the manager's log:");
-        for line in self.manager.log_tail().lines().rev().take(12).collect::<Vec<_>>().into_iter().rev() {
-            screen.say(&format!("    {line}"));
-        }
+        report(&mut self.bed, &self.manager, screen, failure);
     }
 
     /// What to do with what runs now.
@@ -422,7 +387,73 @@ impl Scene {
     }
 }
 
-fn unmet(expected: &str, seen: impl Into<String>) -> Failure {
+/// Waits no longer than it makes sense when hosts are in trouble.
+#[derive(Default)]
+pub(super) struct Patience {
+    /// Hosts with an error, in which state they are, and since when.
+    troubled: BTreeMap<String, (String, Instant)>,
+}
+
+impl Patience {
+    /// Looks at the hosts. Fails, with what they say, when an error stands for long on one that does not get on.
+    pub(super) fn look(&mut self, view: &View) -> Result<(), String> {
+        for host in &view.hosts {
+            // Between two tries an error is over for a moment: only another state is progress.
+            if self.troubled.get(&host.name).is_some_and(|(state, _)| *state != host.state) {
+                self.troubled.remove(&host.name);
+            }
+            if host.error.is_some() {
+                let now = || (host.state.clone(), Instant::now());
+                self.troubled.entry(host.name.clone()).or_insert_with(now);
+            }
+        }
+        match self.troubled.values().find(|(_, since)| since.elapsed() >= PATIENCE) {
+            None => Ok(()),
+            Some((_, since)) => {
+                let first = format!("no progress for {} s:", since.elapsed().as_secs());
+                let errors = view.hosts.iter().filter(|host| host.error.is_some()).map(judge::tell);
+                Err(std::iter::once(first).chain(errors).collect::<Vec<_>>().join("\n            "))
+            }
+        }
+    }
+}
+
+/// Breaks what is to be broken about the image.
+pub(super) async fn break_it(
+    what: Option<Break>,
+    images: &mut ImageServer,
+    image: &ServedImage,
+    screen: &mut Screen,
+) {
+    match what {
+        None => {}
+        Some(Break::ImageServer) => {
+            images.stop().await;
+            screen.say("\nBroken on purpose: the image server is off.");
+        }
+        Some(Break::ImageByte) => {
+            images.set_trouble(Trouble::Flip(image.size / 2));
+            screen.say("\nBroken on purpose: one bit of the image is flipped where it is served.");
+        }
+    }
+}
+
+/// Says why a demo failed and where to look; the folder stays.
+pub(super) fn report(bed: &mut Bed, manager: &Manager, screen: &mut Screen, failure: &Failure) {
+    screen.failed();
+    screen.say(&format!("  {failure}"));
+    bed.keep_folder();
+    screen.say("  logs:");
+    for log in logs(bed.dir()) {
+        screen.say(&format!("    {}", log.display()));
+    }
+    screen.say("  the end of the manager's log:");
+    for line in manager.log_tail().lines().rev().take(12).collect::<Vec<_>>().into_iter().rev() {
+        screen.say(&format!("    {line}"));
+    }
+}
+
+pub(super) fn unmet(expected: &str, seen: impl Into<String>) -> Failure {
     Failure::Unmet { expected: expected.to_owned(), seen: seen.into() }
 }
 
@@ -430,7 +461,7 @@ fn parse(json: &str) -> Result<Value, Error> {
     serde_json::from_str(json).map_err(|error| Error::malformed("the answer of kubectl", error))
 }
 
-async fn within<T>(
+pub(super) async fn within<T>(
     what: &str,
     limit: Duration,
     work: impl Future<Output = Result<T, Error>>,

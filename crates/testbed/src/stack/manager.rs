@@ -104,9 +104,14 @@ impl Manager {
         self.process.stop(STOP_LIMIT).await;
     }
 
+    /// `host:port` at which its metrics are, under `/metrics`.
+    pub fn metrics_address(&self) -> String {
+        format!("127.0.0.1:{}", self.metrics.number())
+    }
+
     /// Its metrics, in the OpenMetrics format.
     pub async fn metrics(&self) -> Result<String> {
-        let url = format!("http://127.0.0.1:{}/metrics", self.metrics.number());
+        let url = format!("http://{}/metrics", self.metrics_address());
         let failed = |error: reqwest::Error| Error::malformed(url.clone(), error);
         self.http.get(&url).send().await.map_err(failed)?.text().await.map_err(failed)
     }

@@ -228,12 +228,17 @@ fn fingerprint(text: &str) -> anyhow::Result<[u8; 32]> {
 }
 
 fn text_of(file: &Path, flag: &str) -> anyhow::Result<String> {
+    text_up_to(file, flag, FILE)
+}
+
+/// The text of a file that a flag names, of so many bytes at most.
+pub(crate) fn text_up_to(file: &Path, flag: &str, most: u64) -> anyhow::Result<String> {
     let what = || format!("{flag} {}", file.display());
     let opened = std::fs::File::open(file).with_context(what)?;
     let mut text = String::new();
-    opened.take(FILE + 1).read_to_string(&mut text).with_context(what)?;
-    if text.len() as u64 > FILE {
-        bail!("{} is larger than {FILE} bytes", what());
+    opened.take(most + 1).read_to_string(&mut text).with_context(what)?;
+    if text.len() as u64 > most {
+        bail!("{} is larger than {most} bytes", what());
     }
     Ok(text)
 }

@@ -1,6 +1,8 @@
 //! The few fields of Cluster API's own kinds that the provider reads (contract v1beta2). Everything else is dropped
 //! when the object is parsed, which keeps the caches small.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use serde::{Deserialize, Serialize};
@@ -85,6 +87,9 @@ pub struct MachineSpec {
     pub cluster_name: String,
     /// Bootstrap data.
     pub bootstrap: MachineBootstrap,
+    /// The object that stands for the server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub infrastructure_ref: Option<InfrastructureRef>,
     /// Failure domain that placement must obey.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure_domain: Option<String>,
@@ -103,7 +108,89 @@ pub struct MachineBootstrap {
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MachineStatus {
+    /// Its Node, once it has joined.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_ref: Option<NodeRef>,
     /// Conditions.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
 }
+
+/// A Node of the workload cluster.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct NodeRef {
+    /// Its name.
+    pub name: String,
+}
+
+/// An object of an infrastructure provider, in the namespace of what refers to it.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct InfrastructureRef {
+    /// API group.
+    pub api_group: String,
+    /// Kind.
+    pub kind: String,
+    /// Name.
+    pub name: String,
+}
+
+/// The part of `MachineDeployment.spec` that is read.
+#[derive(CustomResource, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "cluster.x-k8s.io",
+    version = "v1beta2",
+    kind = "MachineDeployment",
+    namespaced,
+    status = "MachineDeploymentStatus",
+    schema = "disabled"
+)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MachineDeploymentSpec {
+    /// Name of the Cluster.
+    pub cluster_name: String,
+    /// How many Machines there should be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i32>,
+    /// What the Machines are made of.
+    pub template: MachineTemplate,
+}
+
+/// What the Machines of a MachineDeployment are made of.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(default)]
+pub struct MachineTemplate {
+    /// Labels; some of them reach the Node.
+    pub metadata: MachineTemplateMeta,
+    /// The Machines' spec.
+    pub spec: MachineSpec,
+}
+
+/// Labels of a template.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct MachineTemplateMeta {
+    /// Labels that the Machines get.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// The part of `MachineDeployment.status` that is read.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MachineDeploymentStatus {
+    /// Conditions.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+/// Label of a Machine: the MachineDeployment that it is of.
+pub const DEPLOYMENT_LABEL: &str = "cluster.x-k8s.io/deployment-name";
+/// Annotation of a Machine: it goes first when its MachineDeployment is lowered.
+pub const DELETE_MACHINE_ANNOTATION: &str = "cluster.x-k8s.io/delete-machine";
+/// What the autoscaler writes into it. Any value will do for Cluster API; by this one a mark of ours is told from one that
+/// people set.
+pub const DELETE_MACHINE_OURS: &str = "ferric-autoscaler";
+/// Condition of a MachineDeployment: Machines are being replaced by others.
+pub const ROLLING_OUT: &str = "RollingOut";

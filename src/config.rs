@@ -2,6 +2,7 @@
 //!
 //! Parsing is clap's; what clap cannot say is checked by [`Options::validate`], purely.
 
+mod autoscaler;
 mod events;
 mod network;
 mod units;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use url::{Host, Url};
 
+pub use autoscaler::Autoscaling;
 pub use events::BmcEvents;
 pub use network::{AddressRange, BootWay, Dhcp, DhcpMode, NetworkBoot, Reservation};
 pub use units::{Bind, ByteSize};
@@ -196,6 +198,10 @@ pub struct Options {
     /// Events of BMCs
     #[command(flatten)]
     pub bmc_events: BmcEvents,
+
+    /// Node groups
+    #[command(flatten)]
+    pub autoscaling: Autoscaling,
 
     /// Images that are streamed to agents at the same time; further agents wait
     #[arg(

@@ -4,6 +4,7 @@
 //! pure modules [`host`], [`claim`], [`discovery`] and [`autoscaling`]; [`controllers`] are thin shells around them; [`deploy`] and [`boot`] serve the
 //! in-RAM agents.
 
+pub mod autoscale_cli;
 pub mod autoscaling;
 pub mod bmc_cli;
 pub mod bmc_events;

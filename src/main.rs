@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use ferric::autoscale_cli::AutoscaleCommand;
 use ferric::bmc_cli::BmcCommand;
 use ferric::config::Options;
 
@@ -31,6 +32,9 @@ enum Command {
     /// Ask a BMC by hand, as the provider would
     #[command(subcommand)]
     Bmc(BmcCommand),
+    /// Ask the autoscaler what it would do
+    #[command(subcommand)]
+    Autoscale(AutoscaleCommand),
     /// Print the version
     Version,
 }
@@ -40,6 +44,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Manager(options) => manager(*options),
         Command::Bmc(command) => bmc(command),
+        Command::Autoscale(command) => autoscale(&command),
         Command::Version => {
             println!("ferric v{}", env!("CARGO_PKG_VERSION"));
             Ok(())
@@ -83,6 +88,14 @@ fn bmc(command: BmcCommand) -> anyhow::Result<()> {
         .block_on(ferric::bmc_cli::run(command))
 }
 
+fn autoscale(command: &AutoscaleCommand) -> anyhow::Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(ferric::autoscale_cli::run(command))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -99,7 +112,7 @@ mod tests {
         for arguments in [&["--leader-elect=false"][..], &["manager", "--leader-elect=false"]] {
             match parse(arguments).unwrap().command {
                 Command::Manager(options) => assert!(!options.leader_elect),
-                Command::Bmc(_) | Command::Version => panic!("another command"),
+                Command::Bmc(_) | Command::Autoscale(_) | Command::Version => panic!("another command"),
             }
         }
     }

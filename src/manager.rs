@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use ferric_api::{BareMetalCluster, BareMetalHost, BareMetalMachine, BareMetalMachineTemplate, HardwareData};
+use ferric_api::{
+    BareMetalCluster, BareMetalHost, BareMetalMachine, BareMetalMachineTemplate, ClusterAutoscalingPolicy,
+    HardwareData, NodeGroupAutoscaler,
+};
 use ferric_bmc::BmcPool;
 use kube::Client;
 use tokio::net::{TcpListener, UdpSocket};
@@ -21,12 +24,12 @@ use crate::bmc_events;
 use crate::boot::dhcp::{DhcpServer, Sockets};
 use crate::boot::dhcp6::{self, Dhcp6Server};
 use crate::boot::{self, AgentImage, Artifacts, BootLookup, BootServer};
-use crate::capi::{Cluster, Machine};
+use crate::capi::{Cluster, Machine, MachineDeployment};
 use crate::config::{Dhcp, Options};
 use crate::controllers::host::{
     BootSettings, BootSlots, Discovery, HostBoots, HostContext, HostParts, HostRegistrar, KubePullSecrets,
 };
-use crate::controllers::{cluster, host, machine, template};
+use crate::controllers::{autoscaler, cluster, host, machine, template};
 use crate::deploy::{self, AgentServer, Hub, ImageCache, Leadership, ProviderKeys};
 use crate::discovery;
 use crate::host::Limits;
@@ -75,6 +78,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         lease::start(client.clone(), config, metrics.clone(), release.clone(), &mut election)
     } else {
         let (sender, receiver) = watch::channel(LeaderState::alone(&identity, agent_url.as_str()));
+        metrics.leader.set(1);
         election.spawn({
             let release = release.clone();
             async move {
@@ -213,18 +217,22 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
                 metrics.clone(),
             );
             let templates = template::TemplateContext::new(
-                client,
+                client.clone(),
                 caches.templates.clone(),
                 caches.hosts.clone(),
                 caches.hardware.clone(),
-                events,
-                metrics,
+                events.clone(),
+                metrics.clone(),
             );
+            let interval = options.autoscaling.interval();
+            let autoscalers =
+                autoscaler::AutoscalerContext::new(client, caches.of_autoscaler(), events, metrics, interval);
             tokio::try_join!(
                 host::run(host_context, woken, concurrency, stop.clone()),
                 machine::run(machines, concurrency, stop.clone()),
                 cluster::run(clusters, concurrency, stop.clone()),
                 template::run(templates, concurrency, stop.clone()),
+                autoscaler::run(autoscalers, stop.clone()),
             )?;
             Ok(())
         }
@@ -265,6 +273,9 @@ struct Caches {
     hardware: Watched<HardwareData>,
     owners: Watched<Machine>,
     clusters: Watched<Cluster>,
+    deployments: Watched<MachineDeployment>,
+    autoscalers: Watched<NodeGroupAutoscaler>,
+    policies: Watched<ClusterAutoscalingPolicy>,
 }
 
 impl Caches {
@@ -287,6 +298,9 @@ impl Caches {
             // Cluster API's own objects are only read: the filter is about what this manager acts on.
             owners: Watched::start(client.clone(), namespace, None, metrics, tasks),
             clusters: Watched::start(client.clone(), namespace, None, metrics, tasks),
+            deployments: Watched::start(client.clone(), namespace, None, metrics, tasks),
+            autoscalers: Watched::start(client.clone(), namespace, selector, metrics, tasks),
+            policies: Watched::start(client.clone(), namespace, selector, metrics, tasks),
         }
     }
 
@@ -299,6 +313,9 @@ impl Caches {
             ("HardwareData", self.hardware.is_ready()),
             ("Machines", self.owners.is_ready()),
             ("Clusters", self.clusters.is_ready()),
+            ("MachineDeployments", self.deployments.is_ready()),
+            ("NodeGroupAutoscalers", self.autoscalers.is_ready()),
+            ("ClusterAutoscalingPolicies", self.policies.is_ready()),
         ];
         match caches.iter().find(|(_, ready)| !ready) {
             None => Ok(()),
@@ -313,7 +330,23 @@ impl Caches {
         self.templates.ready().await?;
         self.hardware.ready().await?;
         self.owners.ready().await?;
-        self.clusters.ready().await
+        self.clusters.ready().await?;
+        self.deployments.ready().await?;
+        self.autoscalers.ready().await?;
+        self.policies.ready().await
+    }
+
+    fn of_autoscaler(&self) -> autoscaler::AutoscalerKinds {
+        autoscaler::AutoscalerKinds {
+            autoscalers: self.autoscalers.clone(),
+            policies: self.policies.clone(),
+            deployments: self.deployments.clone(),
+            machines: self.owners.clone(),
+            clusters: self.clusters.clone(),
+            bare_metal_machines: self.machines.clone(),
+            hosts: self.hosts.clone(),
+            templates: self.templates.clone(),
+        }
     }
 
     fn share(&self) -> Self {
@@ -325,6 +358,9 @@ impl Caches {
             hardware: self.hardware.clone(),
             owners: self.owners.clone(),
             clusters: self.clusters.clone(),
+            deployments: self.deployments.clone(),
+            autoscalers: self.autoscalers.clone(),
+            policies: self.policies.clone(),
         }
     }
 }

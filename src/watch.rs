@@ -319,10 +319,17 @@ fn kind_label<K: Watchable>() -> KindLabel {
 /// An object, or why it could not be parsed. Does what kube's `DeserializeGuard` does without copying each object
 /// twice, and prunes on the way.
 #[derive(Debug, Clone)]
-struct Guarded<K>(Result<Box<K>, Box<Unparsable>>);
+pub(crate) struct Guarded<K>(Result<Box<K>, Box<Unparsable>>);
+
+impl<K> Guarded<K> {
+    /// The object, if it could be parsed.
+    pub(crate) fn into_object(self) -> Option<K> {
+        self.0.ok().map(|object| *object)
+    }
+}
 
 #[derive(Debug, Clone)]
-struct Unparsable {
+pub(crate) struct Unparsable {
     metadata: ObjectMeta,
     error: String,
 }

@@ -14,7 +14,7 @@ use ferric_api::machine::{BareMetalMachineTemplateStatus, NodeInfo};
 const GPU_RESOURCES: [(&str, &str); 2] = [("10de", "nvidia.com/gpu"), ("1002", "amd.com/gpu")];
 
 /// The pods that a kubelet takes unless told otherwise (`maxPods` of its configuration).
-const MAX_PODS: i64 = 110;
+pub(super) const MAX_PODS: i64 = 110;
 /// What the kubelet evicts pods for: its default `evictionHard` of `memory.available`, in MiB.
 const EVICTION_MEBIBYTES: i64 = 100;
 /// Memory that kernel and firmware keep, as one in so many.

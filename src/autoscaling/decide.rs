@@ -9,12 +9,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ferric_api::autoscaling::{
-    MetricSource, Trigger, TriggerState, TriggerType, Unhealthy, UtilizationTrigger, reasons,
+    ActuationMode, MetricSource, Trigger, TriggerState, TriggerType, Unhealthy, UtilizationTrigger, reasons,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::down::{self, Unneeded};
-use super::schedule::{Cluster, NodeId};
+use super::schedule::{Cluster, NodeId, Simulation};
 use super::triggers::{self, Load, Reading, Wish};
 use super::up::{self, Need, Needs};
 use super::view::{Change, Decisions, GroupMemory, Memory, Verdict, Victim, View, Why};
@@ -35,16 +35,54 @@ pub fn decide(view: &View<'_>, memory: &mut Memory) -> Decisions {
     if let Some(why) = unhealthy(view) {
         return nothing(view, memory, &why);
     }
-    let mut room = Room::of(view.policies, view.groups, view.now);
-    let needs = pods(view, cluster, memory, &room);
-    let unneeded = idle(view, cluster);
-    let mut decisions = Decisions { groups: Vec::new(), stranded: needs.stranded.clone() };
+    let now = cluster.simulate();
+    let (acting, advising): (Vec<&Group>, Vec<&Group>) = view.groups.iter().partition(|group| acts(group));
+    // What is only recommended takes nothing from the groups whose numbers follow: it is decided apart.
+    let mut sides = [acting, advising].map(|members| Side::of(view, cluster, memory, &members));
+    let mut decisions = Decisions::default();
+    for side in sides.iter().flatten() {
+        decisions.stranded.clone_from(&side.needs.stranded);
+        decisions.stuck.extend(side.stuck.clone());
+        decisions.blocked.extend(side.unneeded.blocked.clone());
+    }
     for group in view.groups {
+        let [acting, advising] = &mut sides;
+        let Some(side) = (if acts(group) { acting } else { advising }) else { continue };
         let memory = memory.groups.entry(group.name.clone()).or_default();
-        let round = Round { view, cluster, group, needs: &needs, unneeded: &unneeded };
-        decisions.groups.push(round.verdict(memory, &mut room));
+        let round = Round { view, simulation: &now, group, needs: &side.needs, unneeded: &side.unneeded };
+        decisions.groups.push(round.verdict(memory, &mut side.room, &mut side.proven));
     }
     decisions
+}
+
+/// Whether the group's number follows what is decided.
+fn acts(group: &Group) -> bool {
+    group.spec.actuation_mode != ActuationMode::Recommend
+}
+
+/// Groups that are decided about together: what one of them takes, another has not.
+struct Side<'a> {
+    room: Room,
+    needs: Needs,
+    unneeded: Unneeded,
+    /// One for all: the nodes that one of them gives up are no place for the pods of another's.
+    proven: Simulation<'a>,
+    stuck: BTreeMap<String, String>,
+}
+
+impl<'a> Side<'a> {
+    /// None where there is no group.
+    fn of(view: &View<'_>, cluster: &'a Cluster, memory: &Memory, members: &[&Group]) -> Option<Self> {
+        if members.is_empty() {
+            return None;
+        }
+        let room = Room::of(view.policies, view.groups, view.now);
+        let needs = pods(view, cluster, memory, &room, members);
+        let (mut simulation, _) = settled(view, cluster);
+        let unneeded = down::unneeded(&mut simulation, members, view.nodes, view.now);
+        let (proven, stuck) = settled(view, cluster);
+        Some(Self { room, needs, unneeded, proven, stuck })
+    }
 }
 
 /// Takes note of what became of machines that were on their way.
@@ -85,7 +123,7 @@ fn nothing(view: &View<'_>, memory: &Memory, why: &str) -> Decisions {
         backed_off: backed_off(view, group, memory.groups.get(&group.name)),
         unneeded: BTreeMap::new(),
     };
-    Decisions { groups: view.groups.iter().map(verdict).collect(), stranded: Vec::new() }
+    Decisions { groups: view.groups.iter().map(verdict).collect(), ..Decisions::default() }
 }
 
 fn backed_off(view: &View<'_>, group: &Group, memory: Option<&GroupMemory>) -> Option<jiff::Timestamp> {
@@ -93,14 +131,14 @@ fn backed_off(view: &View<'_>, group: &Group, memory: Option<&GroupMemory>) -> O
     (until > view.now).then_some(until)
 }
 
-/// What pods that wait need, of groups that may be raised.
-fn pods(view: &View<'_>, cluster: &Cluster, memory: &Memory, room: &Room) -> Needs {
-    let able: BTreeSet<String> = view
-        .groups
+/// What pods that wait need, of those of these groups that may be raised. One that is left alone can still take back nodes.
+fn pods(view: &View<'_>, cluster: &Cluster, memory: &Memory, room: &Room, members: &[&Group]) -> Needs {
+    let left_alone = |group: &Group| {
+        backed_off(view, group, memory.groups.get(&group.name)).is_some() && group.returnable() == 0
+    };
+    let able: BTreeSet<String> = members
         .iter()
-        .filter(|group| {
-            group.hold.is_none() && backed_off(view, group, memory.groups.get(&group.name)).is_none()
-        })
+        .filter(|group| group.hold.is_none() && !left_alone(group))
         .map(|group| group.name.clone())
         .collect();
     let expanders = view.policies.iter().find(|policy| !policy.spec.expanders.is_empty());
@@ -108,26 +146,30 @@ fn pods(view: &View<'_>, cluster: &Cluster, memory: &Memory, room: &Room) -> Nee
     up::needs(&mut cluster.simulate(), view.groups, &able, expanders, room, view.now)
 }
 
-/// Nodes that are not needed: with nothing but nodes that are there, and the pods that wait on them as far as they fit.
-fn idle(view: &View<'_>, cluster: &Cluster) -> Unneeded {
+/// The cluster with the pods that wait on the nodes that are there, as far as they fit, and with the pods of nodes that are
+/// going where they will go; and which of these nodes cannot be emptied, with the reason.
+fn settled<'a>(view: &View<'_>, cluster: &'a Cluster) -> (Simulation<'a>, BTreeMap<String, String>) {
     let mut simulation = cluster.simulate();
     let waiting = simulation.waiting();
     simulation.settle(&waiting);
-    let groups: Vec<&Group> = view.groups.iter().collect();
-    down::unneeded(&mut simulation, &groups, view.nodes, view.now)
+    let machines = view.groups.iter().flat_map(|group| &group.machines).filter(|machine| machine.deleting);
+    let going: Vec<&str> = machines.filter_map(|machine| machine.node.as_deref()).collect();
+    let stuck = down::go(&mut simulation, &going);
+    (simulation, stuck)
 }
 
 /// The decision about one group.
 struct Round<'a> {
     view: &'a View<'a>,
-    cluster: &'a Cluster,
+    /// The cluster as it is.
+    simulation: &'a Simulation<'a>,
     group: &'a Group,
     needs: &'a Needs,
     unneeded: &'a Unneeded,
 }
 
 impl Round<'_> {
-    fn verdict(&self, memory: &mut GroupMemory, room: &mut Room) -> Verdict {
+    fn verdict(&self, memory: &mut GroupMemory, room: &mut Room, proven: &mut Simulation<'_>) -> Verdict {
         let (group, view) = (self.group, self.view);
         let triggers = self.wishes(memory);
         self.remember_unneeded(memory);
@@ -153,9 +195,11 @@ impl Round<'_> {
         }
         match self.direction(&verdict, least) {
             Way::Up(wanted, why) => self.raise(&mut verdict, memory, room, wanted, why),
-            Way::Down(floor) => self.lower(&mut verdict, memory, room, floor),
+            Way::Down(floor) => self.lower(&mut verdict, memory, (room, proven), floor),
             // What never became a node is nothing that anybody could want to keep.
-            Way::Stay => self.lower(&mut verdict, memory, room, (group.replicas - self.late()).max(least)),
+            Way::Stay => {
+                self.lower(&mut verdict, memory, (room, proven), (group.replicas - self.late()).max(least))
+            }
             Way::Hold => memory.past.want(view.now, group.replicas),
         }
         verdict
@@ -223,12 +267,12 @@ impl Round<'_> {
     }
 
     fn utilization(&self, trigger: &UtilizationTrigger) -> Wish {
-        let simulation = self.cluster.simulate();
+        let simulation = self.simulation;
         let ready = |name: &&str| self.view.nodes.get(*name).is_some_and(|state| state.ready);
         let machines = self.group.machines.iter().filter(|machine| !machine.deleting);
         let names: Vec<&str> = machines.filter_map(|machine| machine.node.as_deref()).filter(ready).collect();
         let ids: Vec<NodeId> = names.iter().filter_map(|name| simulation.node(name)).collect();
-        let mut loads = loads::requests(&simulation, &ids);
+        let mut loads = loads::requests(simulation, &ids);
         if trigger.source == MetricSource::Usage {
             let Some(usage) = self.view.usage else {
                 return Wish::failed(
@@ -291,7 +335,11 @@ impl Round<'_> {
         let (group, view) = (self.group, self.view);
         let current = group.replicas;
         memory.past.want(view.now, wanted);
-        if let Some(until) = verdict.backed_off {
+        // Nodes that are being emptied are there at once, whatever holds new ones.
+        let back = group.returnable().min(wanted - current).max(0);
+        if let Some(until) = verdict.backed_off
+            && back == 0
+        {
             verdict.limited = Some(format!("machines did not become nodes: not before {until}"));
             return;
         }
@@ -300,7 +348,8 @@ impl Round<'_> {
         let paced = memory.past.pace(view.now, current, up, None);
         let bounded = paced.replicas.min(verdict.bounds.1).max(current);
         let allowed = room.allows(&group.name, bounded - current);
-        let target = current + allowed.nodes;
+        let new = if verdict.backed_off.is_some() { 0 } else { allowed.nodes };
+        let target = current + new.max(back);
         verdict.limited = match allowed.by {
             _ if target == wanted => None,
             Some(by) => Some(format!("limit {by}")),
@@ -312,27 +361,32 @@ impl Round<'_> {
         };
         if target > current {
             room.take(&group.name, target - current);
-            memory.past.change(view.now, target - current);
+            self.changes(memory, target - current);
             verdict.replicas = target;
             verdict.change = Some(Change::Up(why));
         }
     }
 
-    fn lower(&self, verdict: &mut Verdict, memory: &mut GroupMemory, room: &mut Room, floor: i32) {
+    fn lower(
+        &self,
+        verdict: &mut Verdict,
+        memory: &mut GroupMemory,
+        (room, proven): (&mut Room, &mut Simulation<'_>),
+        floor: i32,
+    ) {
         let (group, view) = (self.group, self.view);
         let current = group.replicas;
         let most = usize::try_from(current - floor).unwrap_or(0);
+        // Where some are to go that are still there, it is not known which: none is said to be late once more.
+        let most_late = if group.surplus() { 0 } else { most };
         let mut victims: Vec<Victim> =
-            group.late(view.now).take(most).map(|m| Victim::Late(m.name.clone())).collect();
+            group.late(view.now).take(most_late).map(|m| Victim::Late(m.name.clone())).collect();
         let late = victims.len();
         let due = self.due(memory);
         let going = group.machines.iter().filter(|machine| machine.deleting).count();
         let budget = budget(group).saturating_sub(going).min(most - late);
         let chosen: Vec<_> = due.into_iter().take(budget).collect();
-        let mut simulation = self.cluster.simulate();
-        let waiting = simulation.waiting();
-        simulation.settle(&waiting);
-        victims.extend(down::prove(&mut simulation, &chosen).into_iter().map(Victim::Node));
+        victims.extend(down::prove(proven, &chosen).into_iter().map(Victim::Node));
         memory.past.want(view.now, current - i32::try_from(victims.len()).unwrap_or(0));
         let down = group.spec.behavior.as_ref().and_then(|behavior| behavior.scale_down.as_ref());
         let paced = memory.past.pace(view.now, current, None, down);
@@ -347,9 +401,16 @@ impl Round<'_> {
         }
         let gone = i32::try_from(victims.len()).unwrap_or(0);
         room.take(&group.name, -gone);
-        memory.past.change(view.now, -gone);
+        self.changes(memory, -gone);
         verdict.replicas = current - gone;
         verdict.change = Some(Change::Down(because(&victims, late), victims));
+    }
+
+    /// Takes note of a change for the pace of those to come. What nobody makes is none.
+    fn changes(&self, memory: &mut GroupMemory, by: i32) {
+        if self.group.spec.actuation_mode == ActuationMode::Direct {
+            memory.past.change(self.view.now, by);
+        }
     }
 
     /// Nodes that have not been needed for long enough, in the order in which they go.
@@ -401,8 +462,8 @@ fn said(hold: &Hold) -> String {
         Hold::Paused(what) => format!("{what} is paused"),
         Hold::RollingOut => "the MachineDeployment is being rolled out".to_owned(),
         Hold::OtherWriter(annotation) => format!(
-            "the MachineDeployment has the annotation {annotation}, so cluster-autoscaler writes its replicas: remove it, or use \
-             actuationMode Delegate"
+            "the MachineDeployment has the annotation {annotation}, which was not written here, so cluster-autoscaler writes its \
+             replicas: remove it, and use actuationMode Delegate if it is to"
         ),
         Hold::Older(name) => {
             format!("NodeGroupAutoscaler {name} is older and scales the same MachineDeployment")

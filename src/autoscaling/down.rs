@@ -64,8 +64,7 @@ pub(super) fn unneeded(
         match remove(&mut pass, &candidate) {
             Ok(removal) => found.groups.entry(group.name.clone()).or_default().push(removal),
             Err(blocked) => {
-                let pod = blocked.pod().map(|pod| format!("{}: ", pass.simulation().pod_name(pod)));
-                let why = format!("{}{blocked}", pod.unwrap_or_default());
+                let why = explained(pass.simulation(), &blocked);
                 found.blocked.insert(candidate.node.to_owned(), why);
             }
         }
@@ -84,6 +83,30 @@ pub(super) fn prove(simulation: &mut Simulation<'_>, chosen: &[Removal]) -> Vec<
         remove(&mut pass, &candidate).ok()
     });
     proven.collect()
+}
+
+/// Lets nodes go that are going already: their pods are put where they will be. Says of which nodes the pods cannot go
+/// anywhere, or may not be moved; one that waits for a disruption budget only waits.
+pub(super) fn go(simulation: &mut Simulation<'_>, nodes: &[&str]) -> BTreeMap<String, String> {
+    let ids: Vec<NodeId> = nodes.iter().filter_map(|node| simulation.node(node)).collect();
+    let mut pass = ScaleDown::new(simulation, DrainPolicy::default(), &ids);
+    let mut stuck = BTreeMap::new();
+    for node in nodes {
+        let Some(id) = pass.simulation().node(node) else { continue };
+        match pass.remove(id) {
+            Ok(_) | Err(Blocked::NoNode | Blocked::Budget { .. }) => {}
+            Err(blocked) => {
+                let why = explained(pass.simulation(), &blocked);
+                stuck.insert((*node).to_owned(), why);
+            }
+        }
+    }
+    stuck
+}
+
+fn explained(simulation: &Simulation<'_>, blocked: &Blocked) -> String {
+    let pod = blocked.pod().map(|pod| format!("{}: ", simulation.pod_name(pod)));
+    format!("{}{blocked}", pod.unwrap_or_default())
 }
 
 fn remove(pass: &mut ScaleDown<'_, '_>, candidate: &Candidate<'_>) -> Result<Removal, Blocked> {

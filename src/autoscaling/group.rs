@@ -8,6 +8,9 @@ use jiff::Timestamp;
 use super::Sketch;
 use super::schedule::model::Node;
 
+/// Fewer machines than these teach nothing about how long the next one takes.
+pub(super) const SAMPLES: u32 = 5;
+
 /// A node group: a NodeGroupAutoscaler, what it scales, and what that may be made of.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Group {
@@ -61,8 +64,10 @@ pub struct Machine {
     pub created: Timestamp,
     /// It has a host.
     pub bound: bool,
-    /// It is going.
+    /// It is going: it does not count any more.
     pub deleting: bool,
+    /// It is going, and can be taken back: its node is being emptied, and the number was not lowered for it.
+    pub returnable: bool,
 }
 
 /// Hosts that are free, by how soon they are there.
@@ -90,8 +95,6 @@ impl Group {
     /// least.
     #[must_use]
     pub fn patience(&self) -> i64 {
-        /// Fewer than these teach nothing.
-        const SAMPLES: u32 = 5;
         /// Servers that boot faster than this are no reason to be impatient.
         const LEAST: i64 = 600;
         let most = i64::from(self.spec.provisioning.timeout_seconds);
@@ -113,6 +116,19 @@ impl Group {
         now.duration_since(machine.created).as_secs() > self.patience()
     }
 
+    /// Nodes that are being emptied and can be taken back at once.
+    #[must_use]
+    pub fn returnable(&self) -> i32 {
+        i32::try_from(self.machines.iter().filter(|machine| machine.returnable).count()).unwrap_or(i32::MAX)
+    }
+
+    /// More Machines than replicas: some are to go, and Cluster API has not said which. Nothing more is lowered meanwhile.
+    #[must_use]
+    pub fn surplus(&self) -> bool {
+        let there = self.machines.iter().filter(|machine| !machine.deleting).count();
+        i32::try_from(there).unwrap_or(i32::MAX) > self.replicas
+    }
+
     /// Replicas that are asked for and of which there is no Machine yet.
     #[must_use]
     pub fn ordered(&self) -> i32 {
@@ -123,7 +139,8 @@ impl Group {
     /// The most that the group can have now: what its spec allows, and what its hosts allow.
     #[must_use]
     pub fn effective_max(&self) -> i32 {
-        let bound = self.machines.iter().filter(|machine| machine.bound && !machine.deleting).count();
+        let has = |machine: &&Machine| machine.bound && (!machine.deleting || machine.returnable);
+        let bound = self.machines.iter().filter(has).count();
         let hosts = i32::try_from(bound).unwrap_or(i32::MAX).saturating_add(self.free.all());
         self.spec.max_replicas.min(hosts)
     }
@@ -147,7 +164,14 @@ mod tests {
 
     fn machine(name: &str, node: Option<&str>, created: i64, bound: bool) -> Machine {
         let node = node.map(str::to_owned);
-        Machine { name: name.to_owned(), node, created: at(created), bound, deleting: false }
+        Machine {
+            name: name.to_owned(),
+            node,
+            created: at(created),
+            bound,
+            deleting: false,
+            returnable: false,
+        }
     }
 
     fn group(machines: Vec<Machine>) -> Group {

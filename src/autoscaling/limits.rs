@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ferric_api::autoscaling::{ClusterAutoscalingPolicySpec, Limit};
+use ferric_api::autoscaling::{ClusterAutoscalingPolicySpec, Limit, LimitStatus};
 use jiff::Timestamp;
 
 use super::Group;
@@ -99,6 +99,20 @@ impl Room {
             }
         }
     }
+}
+
+/// What the groups hold of what each limit is about.
+#[must_use]
+pub fn used(limits: &[Limit], groups: &[Group]) -> Vec<LimitStatus> {
+    let policy = Policy::default();
+    let of = |limit: &Limit| {
+        let used = limit.resources.iter().map(|(resource, most)| {
+            let used = number(most) - left(&policy, limit, resource, groups).left;
+            (resource.clone(), format!("{}", (used * 1000.0).round() / 1000.0))
+        });
+        LimitStatus { name: limit.name.clone(), used: used.collect() }
+    };
+    limits.iter().map(of).collect()
 }
 
 fn left(policy: &Policy, limit: &Limit, resource: &str, groups: &[Group]) -> Left {

@@ -123,7 +123,12 @@ fn batch(
 }
 
 /// A group as the simulation knows it; none where it is not known what a node of it would be.
-fn offer(simulation: &Simulation<'_>, group: &Group, limit: u32, now: Timestamp) -> Option<schedule::Group> {
+pub(super) fn offer(
+    simulation: &Simulation<'_>,
+    group: &Group,
+    limit: u32,
+    now: Timestamp,
+) -> Option<schedule::Group> {
     let template = group.template.clone()?;
     let symbols = simulation.cluster().symbols();
     let gpu =
@@ -161,7 +166,7 @@ fn candidate(
 }
 
 /// The share of processors and memory of new nodes that is left over.
-fn waste(simulation: &Simulation<'_>, plan: &Plan, offer: &schedule::Group) -> f64 {
+pub(super) fn waste(simulation: &Simulation<'_>, plan: &Plan, offer: &schedule::Group) -> f64 {
     let pods = plan.nodes.iter().flat_map(|node| &node.pods);
     let mut used = BTreeMap::<Sym, f64>::new();
     for pod in pods {

@@ -83,6 +83,24 @@ pub struct Verdict {
     pub unneeded: BTreeMap<String, Timestamp>,
 }
 
+impl Verdict {
+    /// Nothing is known and nothing is to be done.
+    #[must_use]
+    pub fn nothing(group: &str) -> Self {
+        Self {
+            group: group.to_owned(),
+            replicas: 0,
+            bounds: (0, 0),
+            change: None,
+            triggers: Vec::new(),
+            inactive: None,
+            limited: None,
+            backed_off: None,
+            unneeded: BTreeMap::new(),
+        }
+    }
+}
+
 /// A change of the number of replicas.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
@@ -130,4 +148,8 @@ pub struct Decisions {
     pub groups: Vec<Verdict>,
     /// Pods that fit nowhere and that no group has a place for, `namespace/name`.
     pub stranded: Vec<String>,
+    /// Nodes that are being emptied and cannot be: their pods fit nowhere else any more, or may not be moved; and why.
+    pub stuck: BTreeMap<String, String>,
+    /// Nodes that are not used enough and stay, and why.
+    pub blocked: BTreeMap<String, String>,
 }

@@ -16,6 +16,6 @@ pub mod score;
 pub mod selector;
 
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 #[cfg(test)]
 mod simulation;

@@ -1,15 +1,15 @@
 //! Which host for a machine: the filter with a reason for every host that is passed over, the deterministic score, and
 //! the sentence that is shown when no host is free.
 //!
-//! The order of preference is: the rack with the fewest hosts of the same cluster and owner set, then a rendezvous
-//! hash of (machine UID, host UID). The hash makes many machines that choose at once, in one process or in two, choose
+//! The order of preference is: the rack with the fewest hosts of the same cluster and owner set, then a host that stands by
+//! in our agent, then a rendezvous hash of (machine UID, host UID). The hash makes many machines that choose at once, in one process or in two, choose
 //! different hosts although they see the same fleet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use ferric_api::condition::{self, types};
-use ferric_api::host::OperationalStatus;
+use ferric_api::host::{HostStandby, OperationalStatus};
 use ferric_api::{BareMetalHost, BareMetalMachine, ProvisioningState, names};
 use kube::ResourceExt;
 
@@ -212,6 +212,8 @@ pub fn reject(ask: &Ask, host: &BareMetalHost) -> Option<(Rejection, Option<Stri
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Score {
     neighbours: usize,
+    /// It would have to be started first.
+    starts: bool,
     tie: u64,
 }
 
@@ -219,7 +221,13 @@ pub struct Score {
 pub fn score(ask: &Ask, host: &BareMetalHost, neighbours: usize) -> Score {
     let uid = host.metadata.uid.as_deref().unwrap_or_default();
     // Bigger wins in rendezvous hashing; smaller wins here.
-    Score { neighbours, tie: !rendezvous(&ask.machine_uid, uid) }
+    Score { neighbours, starts: !stands_by(host), tie: !rendezvous(&ask.machine_uid, uid) }
+}
+
+/// Whether the host waits in our agent, so that it can be written to at once.
+pub fn stands_by(host: &BareMetalHost) -> bool {
+    let standby = host.status.as_ref().and_then(|status| status.standby.as_ref());
+    standby.is_some_and(|standby| standby.state == Some(HostStandby::Running))
 }
 
 /// FNV-1a over both UIDs, then the finaliser of MurmurHash3 for avalanche. Stable over versions and processes.
@@ -449,6 +457,28 @@ mod tests {
         let count = |rack: &str| if rack == "r2" { 1 } else { 4 };
         let chosen = choose(&ask("m"), &hosts, count, |_| false).unwrap();
         assert!(chosen.name_any().starts_with("r2"));
+    }
+
+    #[test]
+    fn of_one_rack_a_host_that_stands_by_wins() {
+        let mut hosts: Vec<_> = ["r1", "r2"]
+            .iter()
+            .flat_map(|r| (0..5).map(move |i| host(&format!("{r}-{i}"), &[(names::RACK_LABEL, r)])))
+            .collect();
+        for ready in ["r1-3", "r2-1"] {
+            let host = hosts.iter_mut().find(|host| host.name_any() == ready).unwrap();
+            let standby =
+                ferric_api::host::StandbyStatus { state: Some(HostStandby::Running), ..Default::default() };
+            host.status.as_mut().unwrap().standby = Some(standby);
+        }
+        let hosts: Vec<_> = hosts.into_iter().map(Arc::new).collect();
+        for machine in 0..20 {
+            let ask = ask(&format!("m{machine}"));
+            let fullest = |rack: &str| usize::from(rack == "r1");
+            assert_eq!(choose(&ask, &hosts, fullest, |_| false).unwrap().name_any(), "r2-1");
+            let taken = |host: &BareMetalHost| host.name_any() == "r2-1";
+            assert_eq!(choose(&ask, &hosts, |_| 0, taken).unwrap().name_any(), "r1-3");
+        }
     }
 
     #[test]

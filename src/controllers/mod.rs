@@ -1,5 +1,6 @@
 //! The controllers: read the cache, ask a pure module, apply. No policy lives in here.
 
+pub mod autoscaler;
 pub mod cluster;
 pub mod host;
 pub mod machine;

@@ -10,6 +10,7 @@ use ferric_bmc::{ManagerFacts, PowerAction, PowerState, SystemFacts};
 use jiff::Timestamp;
 
 use super::backoff;
+use super::job::{Job, aim};
 use super::observation::Limits;
 use super::record::RecordWrite;
 use super::step::Step;
@@ -22,73 +23,6 @@ pub struct Seen<T> {
     pub value: T,
     /// When it was read.
     pub at: Timestamp,
-}
-
-/// One operation on a BMC, run in the background: it is started, and its outcome observed later.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Job {
-    /// Log in and read facts.
-    Probe,
-    /// Read the hardware.
-    Inspect,
-    /// Read the power.
-    ReadPower,
-    /// Set what the next boot starts from: the agent, by the boot of this number.
-    BootAgent(i64),
-    /// Set what the next boot starts from: the disk.
-    BootDisk,
-    /// Set what each boot starts from: the live ISO that is asked for.
-    BootLiveIso,
-    /// Set what each boot starts from: the kernel that is asked for, which runs from memory.
-    BootKernel,
-    /// Change the power and read it back.
-    Power(PowerAction),
-    /// Read the Secret with the network of the host's agent. The BMC has no part in it.
-    ReadNetwork,
-    /// Read what the BMC says of itself.
-    ReadManager,
-}
-
-impl Job {
-    /// What it does, for people.
-    pub fn describe(&self) -> String {
-        match self {
-            Self::Probe => "the BMC to answer with its facts".to_owned(),
-            Self::Inspect => "the BMC to list the hardware".to_owned(),
-            Self::ReadPower => "the BMC to say whether the server is on".to_owned(),
-            Self::BootAgent(n) => format!("the BMC to take the boot settings of agent boot {n}"),
-            Self::BootDisk => "the BMC to take the boot settings of the disk".to_owned(),
-            Self::BootLiveIso => "the BMC to insert the live ISO".to_owned(),
-            Self::BootKernel => {
-                "the BMC to take the boot settings of the system that runs from memory".to_owned()
-            }
-            Self::Power(PowerAction::On) => "the server to be read as powered on".to_owned(),
-            Self::Power(PowerAction::ForceOff | PowerAction::GracefulShutdown) => {
-                "the server to be read as powered off".to_owned()
-            }
-            Self::Power(_) => "the server to restart".to_owned(),
-            Self::ReadNetwork => "the network data of the agent to be read".to_owned(),
-            Self::ReadManager => "the BMC to say what it is itself".to_owned(),
-        }
-    }
-
-    /// Whether it changes what the server does.
-    pub fn changes_something(&self) -> bool {
-        match self {
-            Self::BootAgent(_) | Self::BootDisk | Self::BootLiveIso | Self::BootKernel | Self::Power(_) => {
-                true
-            }
-            Self::Probe | Self::Inspect | Self::ReadPower | Self::ReadNetwork | Self::ReadManager => false,
-        }
-    }
-}
-
-/// The power that a change of it leads to.
-pub fn aim(action: PowerAction) -> PowerState {
-    match action {
-        PowerAction::On | PowerAction::ForceRestart | PowerAction::PowerCycle => PowerState::On,
-        PowerAction::ForceOff | PowerAction::GracefulShutdown => PowerState::Off,
-    }
 }
 
 /// How a job ended.
@@ -220,12 +154,14 @@ impl Failure {
         seed: &str,
         now: Timestamp,
     ) -> bool {
-        let goes_on = match step {
-            Step::Act(_) => false,
-            Step::Wait(wait) => running.is_none() && wait.reason != RETRY,
-            Step::Rest(_) => running.is_none(),
+        let (goes_on, rests) = match step {
+            Step::Act(_) => (false, false),
+            Step::Wait(wait) => (running.is_none() && wait.reason != RETRY, false),
+            Step::Rest(_) => (running.is_none(), true),
         };
-        goes_on && self.from_bmc && self.job.is_some() && now >= self.retry_at(limits, seed)
+        // What the agent failed at may be what is waited for; of a host at rest nothing is wanted any more.
+        let of_work = if self.from_bmc { self.job.is_some() } else { rests };
+        goes_on && of_work && now >= self.retry_at(limits, seed)
     }
 }
 
@@ -504,8 +440,8 @@ impl BmcMemory {
                 self.failure = None;
                 self.manager = None;
             }
-            // What has failed on the way to an agent that nobody waits for any more.
-            RecordWrite::EndBoot => {
+            // What has failed on the way to an agent that nobody waits for any more, or that is there now.
+            RecordWrite::EndBoot | RecordWrite::StandBy | RecordWrite::StandDown => {
                 self.failure.take_if(|failure| !failure.from_bmc);
             }
             _ => {}

@@ -13,7 +13,7 @@ use ferric_api::names::{
     METAL3_INSPECT_ANNOTATION, RETRY_ANNOTATION,
 };
 use ferric_protocol::v1::DeployResult;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Map, Value};
 
@@ -43,6 +43,10 @@ pub enum RecordWrite {
     },
     /// The current agent boot is over.
     EndBoot,
+    /// Our agent runs on the free host and has nothing to do: nothing is under way that a pause could not stop.
+    StandBy,
+    /// The free host is to be switched off though our agent runs on it, to save power: the agent boot is over.
+    StandDown,
     /// The image is about to be written: the disk's old content is gone from here on.
     BeginWrite {
         /// The image.
@@ -187,7 +191,17 @@ impl RecordWrite {
                 end_agent(&mut record);
                 block_move(&mut host, false);
             }
+            Self::StandBy => block_move(&mut host, false),
+            Self::StandDown => {
+                stood_down(&mut record, now);
+                end_agent(&mut record);
+                block_move(&mut host, false);
+            }
             Self::BeginWrite { image, digest, cleaning_mode, hints } => {
+                if record.agent.as_ref().is_some_and(|agent| !agent.ended) {
+                    // The agent of a host that stood by had nothing to do until now.
+                    block_move(&mut host, true);
+                }
                 record.cleaned = None;
                 record.quiesced_at = None;
                 record.image = Some(ImageRecord {
@@ -375,6 +389,20 @@ fn quiesced(record: &mut HostRecord, now: Timestamp) {
     if record.image.is_some() && record.claim.is_none() && record.quiesced_at.is_none() {
         record.quiesced_at = Some(Time(now));
     }
+}
+
+/// How long it is remembered that a host was switched off to save power: caps are for 24 hours.
+const STOOD_DOWN: SignedDuration = SignedDuration::from_hours(24);
+/// Most times that are remembered: as many as a cap can be high.
+const STOOD_DOWN_MOST: usize = 100;
+
+/// Notes that the host is switched off to save power.
+fn stood_down(record: &mut HostRecord, now: Timestamp) {
+    let times = &mut record.stood_down_at;
+    times.retain(|at| now.duration_since(at.0) < STOOD_DOWN);
+    times.push(Time(now));
+    let spare = times.len().saturating_sub(STOOD_DOWN_MOST);
+    times.drain(..spare);
 }
 
 /// Completes the identity of a machine that no BMC speaks for.

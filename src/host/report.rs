@@ -12,7 +12,7 @@ use ferric_bmc::{BootMethod, PowerState};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::plan::live;
-use super::{Observation, Plan, Step, uninvited};
+use super::{Observation, Plan, Step, standby, uninvited};
 
 /// A new state is written when it has stood this long: what passes faster than anybody reads costs no write.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -66,6 +66,7 @@ pub fn status(o: &Observation<'_>, plan: &Plan) -> BareMetalHostStatus {
         next_retry_time: plan.error.as_ref().and_then(|e| e.retry_at).map(Time),
         progress_percent: None,
         uninvited_boots: uninvited::counted(old.uninvited_boots.clone(), o.bmc.uninvited),
+        standby: standby::told(o, plan, old.standby.as_ref()),
         conditions: old.conditions.clone(),
     };
     new.provisioning.state = plan.state;
@@ -338,7 +339,8 @@ pub fn difference(old: Option<&BareMetalHostStatus>, new: &BareMetalHostStatus) 
     if differs(&[types::AVAILABLE, types::PROVISIONED, types::REGISTERED, types::HARDWARE_HEALTHY]) {
         return Difference::Lasting;
     }
-    if old.powered_on != new.powered_on || old.power != new.power {
+    let ready = |status: &BareMetalHostStatus| status.standby.as_ref().and_then(|standby| standby.state);
+    if old.powered_on != new.powered_on || old.power != new.power || ready(old) != ready(new) {
         Difference::Passing
     } else {
         Difference::Detail

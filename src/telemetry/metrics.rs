@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use ferric_api::autoscaling::NodeGroupAutoscalerStatus;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -70,6 +71,24 @@ pub struct DirectionLabel {
     pub direction: &'static str,
 }
 
+/// Label of `ferric_standby_energy_joules_total`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct EnergyLabel {
+    /// `used`, or `saved` by being off.
+    pub state: &'static str,
+}
+
+/// Labels of `ferric_node_group_replicas`. There are few groups: one for each rack and kind of server of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct GroupLabels {
+    /// Namespace of the NodeGroupAutoscaler.
+    pub namespace: String,
+    /// Its name.
+    pub group: String,
+    /// `current`, `desired`, `min`, `max`, `in_flight` or `usable_hosts`.
+    pub what: &'static str,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BuildLabels {
     version: &'static str,
@@ -97,6 +116,12 @@ pub struct Metrics {
     pub discoveries: Family<ResultLabel, Counter>,
     /// What was asked for by somebody who may not have it: a boot, a registration, a session, an image?
     pub refusals: Family<RefusalLabel, Counter>,
+    /// How many replicas do node groups have, should have, may have?
+    pub node_groups: Family<GroupLabels, Gauge>,
+    /// What was decided of node groups?
+    pub autoscaling_decisions: Family<ReasonLabel, Counter>,
+    /// What do free hosts take, and what would they have taken, had they been on? An estimate.
+    pub standby_energy: Family<EnergyLabel, Counter>,
     /// How many quirk rules for BMCs are used, and how many of the operator's are refused?
     pub bmc_quirk_rules: Family<RuleLabel, Gauge>,
     /// What goes wrong, and how often?
@@ -131,6 +156,9 @@ impl Metrics {
             network_boots: Family::default(),
             discoveries: Family::default(),
             refusals: Family::default(),
+            node_groups: Family::default(),
+            autoscaling_decisions: Family::default(),
+            standby_energy: Family::default(),
             bmc_quirk_rules: Family::default(),
             errors: Family::default(),
             leader: Gauge::default(),
@@ -168,6 +196,22 @@ impl Metrics {
             "refusals",
             "Requests of machines that were refused, by what was asked for (boot, registration, session, image)",
             metrics.refusals.clone(),
+        );
+        r.register(
+            "node_group_replicas",
+            "Replicas of node groups (current, desired, min, max, in_flight, usable_hosts), and its hosts in quarantine (quarantined)",
+            metrics.node_groups.clone(),
+        );
+        r.register(
+            "standby_energy_joules",
+            "What free hosts took (used) and what they would have taken beyond that, had they been on (saved): an estimate \
+             by the annotation watts or an assumption, not a measurement",
+            metrics.standby_energy.clone(),
+        );
+        r.register(
+            "autoscaling_decisions",
+            "Decisions about node groups by reason (ScaleUp, ScaleDown, ScaleUpRecommended, ScaleDownRecommended)",
+            metrics.autoscaling_decisions.clone(),
         );
         r.register(
             "bmc_quirk_rules",
@@ -238,6 +282,50 @@ impl Metrics {
             let gauge = self.bmc_quirk_rules.get_or_create(&RuleLabel { state });
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
+    }
+
+    /// Books what a node group's status says.
+    pub fn node_group(&self, namespace: &str, group: &str, status: &NodeGroupAutoscalerStatus) {
+        let numbers = [
+            ("current", status.current_replicas),
+            ("desired", status.desired_replicas),
+            ("min", status.effective_min_replicas),
+            ("max", status.effective_max_replicas),
+            ("in_flight", status.in_flight),
+            ("usable_hosts", status.usable_hosts),
+        ];
+        for (what, number) in numbers {
+            self.node_group_number(namespace, group, what, number);
+        }
+    }
+
+    /// Books how many hosts of a node group failed and are left alone; none where that is not known.
+    pub fn node_group_quarantined(&self, namespace: &str, group: &str, hosts: Option<i32>) {
+        self.node_group_number(namespace, group, "quarantined", hosts);
+    }
+
+    fn node_group_number(&self, namespace: &str, group: &str, what: &'static str, number: Option<i32>) {
+        let labels = GroupLabels { namespace: namespace.to_owned(), group: group.to_owned(), what };
+        match number {
+            Some(number) => {
+                self.node_groups.get_or_create(&labels).set(number.into());
+            }
+            None => {
+                self.node_groups.remove(&labels);
+            }
+        }
+    }
+
+    /// Books what free hosts took and saved, in joules since the last time.
+    pub fn standby_energy(&self, used: u64, saved: u64) {
+        for (state, joules) in [("used", used), ("saved", saved)] {
+            self.standby_energy.get_or_create(&EnergyLabel { state }).inc_by(joules);
+        }
+    }
+
+    /// Books a decision about a node group.
+    pub fn decided(&self, reason: &str) {
+        self.autoscaling_decisions.get_or_create(&ReasonLabel { reason: reason.to_owned() }).inc();
     }
 
     /// Books one error.
@@ -357,6 +445,11 @@ mod tests {
         metrics.image_bytes("served", 4096);
         metrics.quirk_rules(9, 2);
         metrics.quirk_rules(8, 0);
+        metrics.standby_energy(90, 1400);
+        metrics.standby_energy(10, 0);
+        metrics.node_group_quarantined("racks", "a", Some(1));
+        metrics.node_group_quarantined("racks", "b", Some(1));
+        metrics.node_group_quarantined("racks", "b", None);
         let text = metrics.encode();
         for line in [
             "ferric_reconcile_duration_seconds_count{controller=\"host\",result=\"done\"} 1",
@@ -366,6 +459,9 @@ mod tests {
             "ferric_image_bytes_total{direction=\"served\"} 4096",
             "ferric_bmc_quirk_rules{state=\"used\"} 8",
             "ferric_bmc_quirk_rules{state=\"refused\"} 0",
+            "ferric_standby_energy_joules_total{state=\"used\"} 100",
+            "ferric_standby_energy_joules_total{state=\"saved\"} 1400",
+            "ferric_node_group_replicas{namespace=\"racks\",group=\"a\",what=\"quarantined\"} 1",
         ] {
             assert!(text.contains(line), "{line} is missing in:\n{text}");
         }

@@ -9,3 +9,6 @@ pub mod metrics;
 
 pub use events::{EventKind, Events};
 pub use metrics::Metrics;
+
+#[cfg(test)]
+mod shown_tests;

@@ -64,6 +64,7 @@ const DISKS: [&str; 2] = ["hdd", "ssd"];
 const ZONE: &str = "topology.kubernetes.io/zone";
 const HOST: &str = "kubernetes.io/hostname";
 const GPU: &str = "nvidia.com/gpu";
+const HASH: &str = "pod-template-hash";
 
 /// The case of a number, in the default shape.
 pub fn case(seed: u64) -> Case {
@@ -209,7 +210,7 @@ fn container(dice: &mut Dice, name: &str) -> core::Container {
 fn pod(dice: &mut Dice, name: &str, constraints: u64, case: &mut Case) -> core::Pod {
     let space = dice.pick(&SPACES);
     let app = dice.pick(&APPS);
-    let mut labels = map(&[("app", app), ("pod-template-hash", dice.pick(&["1", "2"]))]);
+    let mut labels = map(&[("app", app), (HASH, dice.pick(&["1", "2"]))]);
     if dice.chance(60) {
         labels.insert("tier".into(), dice.pick(&TIERS).into());
     }
@@ -329,12 +330,16 @@ fn pod_term(dice: &mut Dice) -> core::PodAffinityTerm {
         ),
         _ => (None, None),
     };
+    let label_selector = selector(dice, app);
+    // The API server writes them into the selector; where there is none, they are not looked at.
+    let of_hash = label_selector.as_ref().map_or(2, |_| dice.below(12));
     core::PodAffinityTerm {
-        label_selector: selector(dice, app),
+        label_selector,
+        match_label_keys: (of_hash == 0).then(|| vec![HASH.to_owned()]),
+        mismatch_label_keys: (of_hash == 1).then(|| vec![HASH.to_owned()]),
         topology_key: dice.pick(&[ZONE, HOST, "disk"]).into(),
         namespaces,
         namespace_selector,
-        ..core::PodAffinityTerm::default()
     }
 }
 
@@ -395,9 +400,11 @@ fn affinity(dice: &mut Dice, constraints: u64) -> Option<core::Affinity> {
 }
 
 fn spread_over(dice: &mut Dice, key: &str, app: &str) -> core::TopologySpreadConstraint {
+    let label_selector = selector(dice, app);
+    let by_hash = label_selector.is_some() && dice.chance(20);
     core::TopologySpreadConstraint {
-        label_selector: selector(dice, app),
-        match_label_keys: None,
+        label_selector,
+        match_label_keys: by_hash.then(|| vec![HASH.to_owned()]),
         max_skew: 1 + i32::try_from(dice.below(2)).unwrap_or(0),
         min_domains: dice.chance(25).then(|| 1 + i32::try_from(dice.below(4)).unwrap_or(0)),
         node_affinity_policy: dice.chance(40).then(|| dice.pick(&["Honor", "Ignore"]).to_owned()),

@@ -133,6 +133,18 @@ impl Cluster {
         self.nodes.iter().map(|(name, node)| (&**name, node))
     }
 
+    /// The pods on a node and their namespaces.
+    pub fn pods_on(&self, node: &str) -> impl Iterator<Item = (&str, &Pod)> {
+        let node = self.symbols.get(node);
+        let on = self.pods.values().filter(move |pod| node.is_some() && pod.node == node);
+        on.map(|pod| (self.symbols.name(pod.namespace), pod))
+    }
+
+    /// A node that could be added, like one that is there.
+    pub fn another(&self, node: &str) -> Option<Node> {
+        self.nodes.get(node).cloned().map(Node::another)
+    }
+
     /// The pods, by namespace and name.
     pub fn pods(&self) -> impl Iterator<Item = &Pod> {
         self.pods.values()

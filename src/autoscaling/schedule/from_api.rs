@@ -72,13 +72,7 @@ impl Cluster {
     /// A node that could be added, from one that is there or from what is known of such a node. It has its own name and
     /// host name each time, and is ready and not cordoned.
     pub fn template(&mut self, node: &core::Node) -> Node {
-        let mut node = self.read_node(node);
-        node.name = Sym::NEW_NODE;
-        node.labels = node.labels.with(Sym::HOSTNAME, Sym::NEW_NODE);
-        node.taints = node.taints.iter().filter(|taint| taint.key != Sym::UNSCHEDULABLE).copied().collect();
-        node.unschedulable = false;
-        node.not_ready = false;
-        node
+        self.read_node(node).another()
     }
 
     /// Adds or replaces a DaemonSet: what it puts on every node that fits.

@@ -228,6 +228,19 @@ pub struct Node {
     pub not_ready: bool,
 }
 
+impl Node {
+    /// A node like it that could be added: with a name and host name of its own each time, ready and not cordoned.
+    #[must_use]
+    pub fn another(mut self) -> Self {
+        self.name = Sym::NEW_NODE;
+        self.labels = self.labels.with(Sym::HOSTNAME, Sym::NEW_NODE);
+        self.taints = self.taints.iter().filter(|taint| taint.key != Sym::UNSCHEDULABLE).copied().collect();
+        self.unschedulable = false;
+        self.not_ready = false;
+        self
+    }
+}
+
 /// A PodDisruptionBudget.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Budget {

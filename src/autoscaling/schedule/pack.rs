@@ -4,8 +4,9 @@
 //! node that takes it, nodes that are there (or on their way) before new ones. What is large is the largest share that
 //! the pod takes of the largest node there is. A new node is filled at once, with the pods that suit best what it has
 //! left ([`fill`](super::fill)): else pods that ask for much memory and those that ask for much cpu, which differ in
-//! size, would each fill nodes of their own. A pod that has to be near others, or spread, is tried again as long as other
-//! pods still find a place, since what it waits for may come after it.
+//! size, would each fill nodes of their own. There are two ways to choose them, and the one that needs fewer nodes is
+//! taken. A pod that has to be near others, or spread, is tried again as long as other pods still find a place, since what
+//! it waits for may come after it.
 //!
 //! Two questions: what a group could do alone ([`Simulation::estimate`], for choosing between groups), and one plan over
 //! several groups in an order of preference ([`Simulation::plan`]), in which pods spread over racks get nodes in each.
@@ -14,7 +15,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::cluster::Cluster;
-use super::fill::Fill;
+use super::fill::{Choice, Fill};
 use super::model::Node;
 use super::profile::{Template, amount, fixed_reason};
 use super::reason::Reason;
@@ -121,14 +122,13 @@ struct Growth<'g> {
 }
 
 impl<'a> Simulation<'a> {
-    /// Adds the nodes of a group that are on their way.
-    pub fn expect(&mut self, group: &Group) {
-        if group.in_flight > 0 {
-            let template = self.template(&group.template);
-            for _ in 0..group.in_flight {
-                self.add(template);
-            }
+    /// Adds the nodes of a group that are on their way, and returns them.
+    pub fn expect(&mut self, group: &Group) -> Vec<NodeId> {
+        if group.in_flight == 0 {
+            return Vec::new();
         }
+        let template = self.template(&group.template);
+        (0..group.in_flight).map(|_| NodeId::new(self.add(template))).collect()
     }
 
     /// Places pods on nodes that are there.
@@ -146,13 +146,36 @@ impl<'a> Simulation<'a> {
 
     /// Places pods on the nodes that are there and on new ones of these groups.
     pub fn plan(&mut self, pods: &[PodId], groups: &[Group]) -> Plan {
+        let before = self.mark();
+        let large = self.plan_by(pods, groups, Choice::Large);
+        if large.nodes.len() < 2 {
+            return large;
+        }
+        self.rollback(before);
+        let mixed = self.plan_by(pods, groups, Choice::Mixed);
+        if self.cost(&mixed) < self.cost(&large) {
+            return mixed;
+        }
+        self.rollback(before);
+        self.plan_by(pods, groups, Choice::Large)
+    }
+
+    /// The priorities of the pods that have no place, the highest first; then how many nodes are added. Less is better.
+    fn cost(&self, plan: &Plan) -> (Vec<i32>, usize) {
+        let mut left: Vec<i32> =
+            plan.unplaced.iter().map(|unplaced| self.pod(unplaced.pod).priority).collect();
+        left.sort_unstable_by_key(|&priority| Reverse(priority));
+        (left, plan.nodes.len())
+    }
+
+    fn plan_by(&mut self, pods: &[PodId], groups: &[Group], choice: Choice) -> Plan {
         let templates = groups.iter().map(|group| self.template(&group.template)).collect();
         let mut growth = Growth { groups, templates, planned: vec![0; groups.len()], nodes: Vec::new() };
         let before = self.state.len();
         let mut plan = Plan::default();
         let mut runs = self.runs(pods);
         for round in 1..=ROUNDS {
-            let mut fill = Fill::new(self, &runs);
+            let mut fill = Fill::new(self, &runs, choice);
             let placed = plan.existing.len();
             let mut failed: Vec<Arc<[(usize, Reason)]>> = Vec::new();
             for at in 0..runs.len() {

@@ -167,8 +167,14 @@ impl World {
         let decisions = decide(&view, &mut self.memory);
         assert_eq!(decisions, decide(&view, &mut again), "the same view, another decision");
         assert_eq!(self.memory, again);
+        let victims = decisions.groups.iter().flat_map(|verdict| match &verdict.change {
+            Some(Change::Down(_, victims)) => victims.as_slice(),
+            _ => &[],
+        });
+        // Of all groups together, in their order.
+        self.check_victims(&victims.cloned().collect::<Vec<_>>(), &cluster);
         for verdict in &decisions.groups {
-            self.check(verdict, &cluster);
+            self.check(verdict);
             self.carry_out(verdict);
         }
         decisions
@@ -260,7 +266,7 @@ impl World {
     }
 
     /// What must hold of every decision.
-    fn check(&self, verdict: &Verdict, cluster: &Cluster) {
+    fn check(&self, verdict: &Verdict) {
         let rack = self.racks.iter().find(|rack| rack.group.name == verdict.group).unwrap();
         let (spec, current) = (&rack.group.spec, rack.group.replicas);
         match &verdict.change {
@@ -273,7 +279,6 @@ impl World {
             Some(Change::Down(_, victims)) => {
                 assert_eq!(victims.len() as i32, current - verdict.replicas);
                 assert!(verdict.replicas >= spec.min_replicas, "{verdict:?}");
-                self.check_victims(victims, cluster);
             }
         }
     }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::HostContext;
 use crate::host::Consumer;
-use crate::host::memory::Job;
+use crate::host::Job;
 use crate::host::plan;
 use crate::key::Key;
 
@@ -65,3 +65,7 @@ fn may_write(key: &Key, context: &HostContext) -> bool {
         && context.senior_twin(key).is_none()
         && !context.with(key, |r| plan::is_stranger(&host, &r.bmc))
 }
+
+#[cfg(test)]
+#[path = "events_tests.rs"]
+mod tests;

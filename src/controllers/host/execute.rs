@@ -204,7 +204,11 @@ async fn after_write(
         }
         RecordWrite::FinishWrite { .. } => acknowledge(key, context),
         RecordWrite::Release | RecordWrite::Forget | RecordWrite::EndBoot if host.spec.wakes_only() => {}
-        RecordWrite::Release | RecordWrite::Forget | RecordWrite::EndBoot | RecordWrite::Abandon { .. } => {
+        RecordWrite::Release
+        | RecordWrite::Forget
+        | RecordWrite::EndBoot
+        | RecordWrite::StandDown
+        | RecordWrite::Abandon { .. } => {
             context.end_agent(key);
         }
         RecordWrite::ClearRetry => {

@@ -16,7 +16,8 @@ use tracing::{debug, info};
 
 use super::{HostContext, ReconcileError, events, network, system};
 use crate::boot::{BootFile, boot_url, choice, token_lifetime};
-use crate::host::memory::{Job, JobOutcome, aim};
+use crate::host::job::{Job, aim};
+use crate::host::memory::JobOutcome;
 use crate::key::Key;
 use crate::patch;
 

@@ -14,8 +14,8 @@ use super::{HostContext, ReconcileError};
 use crate::boot::composite::Composite;
 use crate::boot::{NoSystem, System, seed};
 use crate::deploy::images::ImageState;
+use crate::host::Job;
 use crate::host::consumer::Desired;
-use crate::host::memory::Job;
 use crate::host::plan::live;
 use crate::key::Key;
 

@@ -10,8 +10,8 @@ use ferric_protocol::v1::{Nic, TaskErrorCode};
 
 use super::boot::{agent, read_power};
 use super::{
-    LONG, SHORT, act, after, annotation, belongs, fresh_power, live, poll_due, record, state_of, until, wait,
-    wake,
+    LONG, SHORT, act, after, annotation, belongs, fresh_power, live, poll_due, record, standby, state_of,
+    until, wait, wake,
 };
 use crate::deploy::hub::{AgentView, TaskOutcome, TaskState};
 use crate::deploy::images::{ImageState, ReadyImage};
@@ -100,7 +100,7 @@ pub(super) fn clean(o: &Observation<'_>, state: State) -> Plan {
         None => belongs::check(o, view, state)
             .unwrap_or_else(|| act(state, Action::Task(AgentTask::Clean { id, mode }))),
         Some(TaskState::Succeeded(_)) => {
-            let keep_agent = o.consumer.desired().is_some();
+            let keep_agent = o.consumer.desired().is_some() || standby::is_wanted(o);
             // Nobody waits for a host that is to be free: a switch that is not known says who it is twice a minute.
             if !keep_agent && let Some(plan) = listen(o, view, state) {
                 return plan;
@@ -379,10 +379,17 @@ pub(super) fn keep_power(o: &Observation<'_>, state: State) -> Plan {
     })
 }
 
-/// A free host is kept off once our agent ran on it; one that we never booted is left as it is.
+/// A free host is kept off once our agent ran on it, unless it is to stand by in the agent; one that we never booted is left
+/// as it is.
 pub(super) fn available(o: &Observation<'_>) -> Plan {
     if wake::is_blind(o) {
         return wake::available(o);
+    }
+    if standby::is_wanted(o) {
+        return standby::running(o);
+    }
+    if let Some(plan) = standby::end(o) {
+        return plan;
     }
     let ours = record(o).is_some_and(|r| r.agent.is_some());
     poll_power(o, State::Available, |power| {
@@ -391,7 +398,11 @@ pub(super) fn available(o: &Observation<'_>) -> Plan {
 }
 
 /// Reads the power now and then, and changes it where `wish` says so.
-fn poll_power(o: &Observation<'_>, state: State, wish: impl Fn(PowerState) -> Option<PowerAction>) -> Plan {
+pub(super) fn poll_power(
+    o: &Observation<'_>,
+    state: State,
+    wish: impl Fn(PowerState) -> Option<PowerAction>,
+) -> Plan {
     let due = poll_due(o);
     match due {
         Some(due) if o.now < due && !o.bmc.nudged => {}

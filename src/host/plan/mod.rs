@@ -9,6 +9,7 @@ mod boot;
 mod life;
 pub mod live;
 mod release;
+mod standby;
 #[cfg(test)]
 mod tests;
 mod wake;
@@ -80,7 +81,7 @@ fn decide(o: &Observation<'_>) -> Plan {
         return plan;
     }
     if let Some(running) = &o.bmc.running {
-        return wait(state_of(o), Wait::new("BMC", running.value.describe(), LONG));
+        return wait(state_of(o), Wait::new("BMC", running.value.describe(o.host.spec.wakes_only()), LONG));
     }
     if annotation(o, names::RETRY_ANNOTATION).is_some() {
         return act(state_of(o), Action::Write { write: RecordWrite::ClearRetry, guarded: false });

@@ -7,7 +7,8 @@ use ferric_bmc::{PowerAction, PowerState};
 
 use super::boot::read_power;
 use super::{
-    LONG, act, after, annotation, fresh_power, is_stranger, record, seed, state_of, until, wait, wake,
+    LONG, act, after, annotation, fresh_power, is_stranger, record, seed, standby, state_of, until, wait,
+    wake,
 };
 use crate::host::{Action, Consumer, Job, Observation, Plan, RecordWrite, Wait};
 
@@ -65,9 +66,11 @@ pub(super) fn missing(o: &Observation<'_>, what: &str, identity: HostIdentity) -
     plan
 }
 
-/// Whether nothing was done to the server under the present claim.
+/// Whether nothing was done to the server under the present claim. An agent in which the host stands by anyway was given
+/// nothing: user data goes out with the task to write only, and before that the record says which image.
 fn nothing_started(o: &Observation<'_>) -> bool {
-    record(o).is_none_or(|r| r.image.is_none() && r.agent.as_ref().is_none_or(|a| a.ended))
+    let idle = |a: &ferric_api::host::AgentRecord| a.ended || standby::is_wanted(o);
+    record(o).is_none_or(|r| r.image.is_none() && r.agent.as_ref().is_none_or(idle))
 }
 
 /// Annotation `decide: release`: the operator says that what runs on the server may be stopped and wiped.

@@ -27,6 +27,7 @@ mod faults;
 mod kernel;
 mod kexec;
 mod live_iso;
+mod standby;
 mod wol;
 
 /// What really runs on the server.

@@ -149,6 +149,8 @@ impl<'c> World<'c> {
         let own_labels = labels_of(&pod.metadata.labels);
         let node_labels = labels_of(&node.metadata.labels);
         constraints.iter().all(|constraint| {
+            let keys = constraint.match_label_keys.clone().unwrap_or_default();
+            let alike = |labels: &Map| keys.iter().all(|key| labels.get(key) == own_labels.get(key));
             let mut counts: BTreeMap<String, i32> = BTreeMap::new();
             for other in
                 self.case.nodes.iter().filter(|other| counts_for(pod, other, constraint, &constraints))
@@ -157,11 +159,12 @@ impl<'c> World<'c> {
                 let all = constraint
                     .label_selector
                     .as_ref()
-                    .is_some_and(|selector| *selector == LabelSelector::default());
+                    .is_some_and(|selector| keys.is_empty() && *selector == LabelSelector::default());
                 let here = self.on(other.metadata.name.as_deref().unwrap_or_default()).filter(|other| {
                     other.metadata.namespace == pod.metadata.namespace
                         && other.metadata.deletion_timestamp.is_none()
                         && selects(constraint.label_selector.as_ref(), &labels_of(&other.metadata.labels))
+                        && alike(&labels_of(&other.metadata.labels))
                 });
                 let here = if all { 0 } else { here.count() };
                 *counts.entry(value).or_default() += i32::try_from(here).unwrap();

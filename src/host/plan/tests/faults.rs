@@ -183,7 +183,7 @@ impl Life {
                 failed("BMCTimeout")
             }
             (_, Job::Power(action)) => {
-                let aim = crate::host::memory::aim(*action);
+                let aim = crate::host::job::aim(*action);
                 // The driver asks for nothing that is said to be so.
                 let asked = self.said() != aim;
                 if asked && !(self.fault == Fault::Stuck && self.faulty()) {

@@ -93,15 +93,31 @@ test-lab: assets release agent-image ## What is shown on virtual servers only, a
 	$(call stage,virtual servers,FERRIC_AGENT_IMAGE='$(CURDIR)/agent-image/virtual' \
 	  $(CARGO) run --quiet --package ferric-testbed -- lab-rows $(ROWS))
 
+.PHONY: test-lab-bmc
+test-lab-bmc: ## What is shown on virtual servers of BMCs in band and of Wake-on-LAN (root, QEMU; 10 minutes)
+	@$(MAKE) --no-print-directory test-lab ROWS='in_band:: boot::wake_on_lan'
+
+.PHONY: test-autoscaler
+test-autoscaler: assets release metrics-tools ## The autoscaler under the real Cluster API, and 520 cases of the real kube-scheduler (10 minutes)
+	$(call stage,the autoscaler,FERRIC_SCHEDULER_CASES=520 $(CARGO) test --quiet --package ferric \
+	  --test e2e_autoscaler --test e2e_autoscaler_metrics --test e2e_standby --test scheduler_agreement \
+	  -- --include-ignored --nocapture)
+
+# A Prometheus that asks and is asked.
+.PHONY: metrics-tools
+metrics-tools:
+	$(call install,prometheus=prometheus)
+
 .PHONY: demo
 ifeq ($(LAB),1)
-demo: assets release agent-image ## Watch real Cluster API machines become nodes (ONESHOT=1: end and judge; LAB=1: on VMs)
+demo: assets release agent-image ## Watch real Cluster API machines become nodes (ONESHOT=1: end and judge; LAB=1: on VMs; AUTOSCALE=1: by load)
 	$(call stage,programs of the demo,$(CARGO) build --quiet --package ferric --package ferric-testbed --bins)
 	@exec $(CARGO) run --quiet --package ferric-testbed -- lab --demo $(if $(filter 1,$(ONESHOT)),--oneshot)
 else
 demo: assets release
 	$(call stage,programs of the demo,$(CARGO) build --quiet --package ferric --package ferric-simulator --package ferric-testbed --bins)
-	@exec $(CARGO) run --quiet --package ferric-testbed -- demo $(if $(filter 1,$(ONESHOT)),--oneshot)
+	@exec $(CARGO) run --quiet --package ferric-testbed -- demo $(if $(filter 1,$(AUTOSCALE)),--autoscale) \
+	  $(if $(filter 1,$(ONESHOT)),--oneshot)
 endif
 
 .PHONY: bench
@@ -122,15 +138,16 @@ bench-lab: agent-image ## Measure writing an image, booting the agent and its me
 
 # How many inputs each decoder gets; make test replays the small corpus in fuzz/.
 FUZZ_CASES ?= 1000000
+FUZZ_TEST = FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --profile fuzz
 .PHONY: fuzz
 fuzz: tools ## Feed the decoders malformed input, FUZZ_CASES=1000000 each (hours)
-	$(call stage,decoders of disks and messages,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric-image --test fuzz)
-	$(call stage,OCI manifests,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric --lib no_manifest_makes)
-	$(call stage,DHCP and TFTP of the provider,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric --lib harms_the_provider)
-	$(call stage,what networks say to the agent,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric-agent --bins harms_the_agent)
-	$(call stage,what BMCs say over IPMI,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric-bmc --lib harms_the_ipmi_driver)
-	$(call stage,what BMCs say over Redfish and captures of it,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric-bmc --lib harms_the_redfish_driver)
-	$(call stage,quirk rules and redaction,FERRIC_FUZZ_CASES=$(FUZZ_CASES) $(CARGO) test --quiet --package ferric-bmc --lib properties)
+	$(call stage,decoders of disks and messages,$(FUZZ_TEST) --package ferric-image --test fuzz)
+	$(call stage,OCI manifests,$(FUZZ_TEST) --package ferric --lib no_manifest_makes)
+	$(call stage,DHCP and TFTP of the provider,$(FUZZ_TEST) --package ferric --lib harms_the_provider)
+	$(call stage,what networks say to the agent,$(FUZZ_TEST) --package ferric-agent --bins harms_the_agent)
+	$(call stage,what BMCs say over IPMI,$(FUZZ_TEST) --package ferric-bmc --lib harms_the_ipmi_driver)
+	$(call stage,what BMCs say over Redfish and captures of it,$(FUZZ_TEST) --package ferric-bmc --lib harms_the_redfish_driver)
+	$(call stage,quirk rules and redaction,$(FUZZ_TEST) --package ferric-bmc --lib properties)
 
 .PHONY: clean
 clean: ## Remove what was built here (not the programs of the test bed in the cache folder)

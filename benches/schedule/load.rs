@@ -16,6 +16,11 @@ const ZONES: [&str; 3] = ["a", "b", "c"];
 /// for one kind of disk only.
 pub const KINDS: usize = 6;
 
+/// What a node has for pods: thousandths of a core, bytes, how many.
+pub const CPU: i64 = 15_900;
+pub const MEMORY: i64 = 62 << 30;
+pub const PODS: i64 = 110;
+
 fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
@@ -24,7 +29,8 @@ fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 pub fn node(at: usize) -> core::Node {
     let name = format!("node-{at:05}");
     let disk = if (at / ZONES.len()).is_multiple_of(2) { "ssd" } else { "hdd" };
-    let allocatable = [("cpu", "15900m"), ("memory", "62Gi"), ("pods", "110")];
+    let allocatable =
+        [("cpu", format!("{CPU}m")), ("memory", MEMORY.to_string()), ("pods", PODS.to_string())];
     core::Node {
         metadata: ObjectMeta {
             name: Some(name.clone()),
@@ -34,7 +40,7 @@ pub fn node(at: usize) -> core::Node {
         spec: None,
         status: Some(core::NodeStatus {
             allocatable: Some(
-                allocatable.iter().map(|&(key, value)| (key.into(), Quantity(value.into()))).collect(),
+                allocatable.into_iter().map(|(key, value)| (key.into(), Quantity(value))).collect(),
             ),
             ..core::NodeStatus::default()
         }),

@@ -13,13 +13,15 @@ mod load;
 #[path = "../shared/mod.rs"]
 mod shared;
 
+use std::cmp::Reverse;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use ferric::autoscaling::schedule::model::Pod;
 use ferric::autoscaling::schedule::symbols::Sym;
-use ferric::autoscaling::schedule::{Cluster, DrainPolicy, ScaleDown, Simulation, pack};
+use ferric::autoscaling::schedule::{Cluster, DrainPolicy, Group, NodeId, ScaleDown, Simulation, pack};
 
 const BEGIN: &str = "<!-- schedule results: written by `cargo bench --bench schedule` -->";
 const END: &str = "<!-- end of schedule results -->";
@@ -181,23 +183,64 @@ fn new_nodes(scale: &Scale, what: &str, owners: usize, constraints: bool, unlike
         let waiting = simulation.waiting();
         simulation.plan(&waiting, &groups)
     });
-    let total = |resource: Sym| -> i64 {
-        let specs = cluster.pods().filter_map(|pod| cluster.spec_of(pod));
-        specs
-            .flat_map(|spec| spec.requests.iter())
-            .filter(|(name, _)| *name == resource)
-            .map(|(_, amount)| amount)
-            .sum()
-    };
-    let bound = [(Sym::CPU, 15_900), (Sym::MEMORY, 62 << 30)]
-        .map(|(resource, room)| usize::try_from(total(resource).div_euclid(room) + 1).unwrap_or(0));
-    let bound = bound.into_iter().max().unwrap_or(0);
     let note = format!(
-        "{} nodes, at least {bound} by cpu and memory alone; {} unplaced",
+        "{} nodes; {} by first-fit decreasing, at least {} by what the pods ask for; {} unplaced",
         plan.nodes.len(),
+        first_fit_decreasing(&cluster, &groups),
+        at_least(&cluster),
         plan.unplaced.len()
     );
     row(what, each * owners, 0, time, note)
+}
+
+/// How much a pod asks for.
+fn asks(cluster: &Cluster, pod: &Pod, resource: Sym) -> i64 {
+    let requests = cluster.spec_of(pod).map(|spec| &*spec.requests).unwrap_or_default();
+    requests.iter().find(|(name, _)| *name == resource).map_or(0, |&(_, amount)| amount)
+}
+
+/// Fewer nodes cannot hold the pods: their sum of each resource, by what a node has.
+fn at_least(cluster: &Cluster) -> usize {
+    let sum = |resource| -> i64 { cluster.pods().map(|pod| asks(cluster, pod, resource)).sum() };
+    let pods = i64::try_from(cluster.pods().count()).unwrap_or(i64::MAX);
+    [(sum(Sym::CPU), load::CPU), (sum(Sym::MEMORY), load::MEMORY), (pods, load::PODS)]
+        .map(|(sum, room)| usize::try_from((sum + room - 1) / room).unwrap_or(0))
+        .into_iter()
+        .max()
+        .unwrap_or(0)
+}
+
+/// The baseline: every pod, the largest first, on the first new node that takes it, or on one more of the group that has
+/// fewest. How many nodes.
+fn first_fit_decreasing(cluster: &Cluster, groups: &[Group]) -> usize {
+    let mut simulation = Simulation::new(cluster);
+    let mut pods = simulation.waiting();
+    // The largest share of a node, in 2⁻²⁰.
+    let size = |pod: &Pod| {
+        let share = |resource, room| (asks(cluster, pod, resource) << 20) / room;
+        share(Sym::CPU, load::CPU).max(share(Sym::MEMORY, load::MEMORY))
+    };
+    pods.sort_by_cached_key(|&pod| (Reverse(size(simulation.pod(pod))), pod));
+    let mut nodes: Vec<NodeId> = Vec::new();
+    let mut planned = vec![0; groups.len()];
+    for pod in pods {
+        if nodes.iter().any(|&node| simulation.put(pod, node).is_ok()) {
+            continue;
+        }
+        let mut order: Vec<usize> = (0..groups.len()).collect();
+        order.sort_by_key(|&at| planned[at]);
+        for at in order {
+            let mark = simulation.mark();
+            let new = simulation.expect(&Group { in_flight: 1, ..groups[at].clone() });
+            if new.iter().any(|&node| simulation.put(pod, node).is_ok()) {
+                planned[at] += 1;
+                nodes.extend(new);
+                break;
+            }
+            simulation.rollback(mark);
+        }
+    }
+    nodes.len()
 }
 
 fn row(what: &str, pods: usize, nodes: usize, time: Duration, note: String) -> Row {

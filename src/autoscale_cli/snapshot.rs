@@ -21,7 +21,7 @@ use crate::autoscaling::schedule::Cluster;
 use crate::autoscaling::triggers::Reading;
 use crate::autoscaling::{
     Change, Decisions, Group, GroupMemory, GroupStandby, Learned, Memory, NodeState, Policy, Verdict, View,
-    decide,
+    decide, startup,
 };
 use crate::controllers::autoscaler::{changes, facts, template};
 
@@ -235,6 +235,9 @@ impl Snapshot {
             if let Some(has) = standby.groups.get(&pools::named(autoscaler)) {
                 prepared.standby.insert(autoscaler.name_any(), has.clone());
             }
+        }
+        if let Ok(cluster) = &mut prepared.cluster {
+            startup::settle(cluster, &states, at);
         }
         for (name, found) in gather::groups(&objects, &self.nodes) {
             match found {

@@ -25,6 +25,7 @@ pub mod report;
 pub mod schedule;
 mod sketch;
 mod standby;
+pub mod startup;
 #[cfg(test)]
 mod tests;
 pub mod triggers;

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::model::{Beyond, Budget, Claim, Daemon, Node, Pod, Spec, StorageClass, Volume};
+use super::model::{Beyond, Budget, Claim, Daemon, Node, Pod, Spec, StorageClass, Taint, Volume};
 use super::symbols::{Labels, Pool, Sym, Symbols};
 
 /// All that a simulation needs to know of a cluster.
@@ -68,6 +68,14 @@ impl Cluster {
     /// Adds or replaces a node.
     pub fn insert_node(&mut self, node: Node) {
         self.nodes.insert(self.symbols.name(node.name).into(), node);
+    }
+
+    /// Takes those taints off a node whose keys are `gone`.
+    pub fn untaint(&mut self, node: &str, gone: impl Fn(&str) -> bool) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            let stays = |taint: &&Taint| !gone(self.symbols.name(taint.key));
+            node.taints = node.taints.iter().filter(stays).copied().collect();
+        }
     }
 
     /// Adds or replaces a budget.

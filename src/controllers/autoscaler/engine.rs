@@ -19,7 +19,7 @@ use crate::autoscaling::pools;
 use crate::autoscaling::schedule::Cluster;
 use crate::autoscaling::triggers::Reading;
 use crate::autoscaling::{
-    Decisions, Group, GroupMemory, Learned, Memory, NodeState, Past, Policy, View, decide,
+    Decisions, Group, GroupMemory, Learned, Memory, NodeState, Past, Policy, View, decide, startup,
 };
 use crate::key::Key;
 
@@ -280,6 +280,9 @@ impl Round {
     fn decide(mut self) -> (Decided, Memory) {
         // A copy, so that the watches are not held up meanwhile.
         let mut cluster = self.workload.as_ref().map(|workload| workload.seen().cluster.clone());
+        if let Some(cluster) = &mut cluster {
+            startup::settle(cluster, &self.nodes, self.now);
+        }
         let mut groups = Vec::new();
         for gathered in &self.found {
             let mut group = gathered.group.clone();

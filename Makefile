@@ -130,6 +130,12 @@ bench-bmc: tools ## Measure the BMC drivers with up to 10000 simulated BMCs, and
 	$(call stage,programs of the benchmarks,$(CARGO) build --quiet --release --package ferric-simulator --bins)
 	$(call stage,benchmarks of the BMC drivers,$(CARGO) bench --quiet --package ferric-bmc --bench bmc)
 
+.PHONY: bench-autoscaler
+bench-autoscaler: assets release ## Measure the scheduling simulation, and 100 node groups at rest with 50000 pods, and write docs/benchmarks.md
+	$(call stage,programs of the benchmarks,$(CARGO) build --quiet --release --package ferric --package ferric-simulator --bins)
+	$(call stage,the scheduling simulation,$(CARGO) bench --quiet --package ferric --bench schedule)
+	$(call stage,groups at rest,$(CARGO) bench --quiet --package ferric --bench autoscaler)
+
 .PHONY: bench-lab
 bench-lab: agent-image ## Measure writing an image, booting the agent and its memory, and write docs/benchmarks.md
 	$(call stage,benchmarks of the image pipeline,FERRIC_AGENT_BIN='$(abspath $(AGENT_BUILD)/$(AGENT_TARGET)/release/ferric-agent)' \

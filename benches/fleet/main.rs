@@ -18,6 +18,7 @@
 
 mod audit;
 mod image;
+#[path = "../shared/meter.rs"]
 mod meter;
 mod objects;
 mod report;

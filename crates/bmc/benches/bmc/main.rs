@@ -14,7 +14,7 @@
 mod capture;
 mod fleet;
 mod ipmi;
-#[path = "../../../../benches/fleet/meter.rs"]
+#[path = "../../../../benches/shared/meter.rs"]
 mod meter;
 #[path = "../../../../benches/shared/mod.rs"]
 mod shared;

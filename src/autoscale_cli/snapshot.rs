@@ -213,13 +213,8 @@ impl Snapshot {
         }
         let standby = pools::plan(&neighbours, at);
         let mut memory = Memory::default();
-        let states: BTreeMap<String, NodeState> = self
-            .nodes
-            .iter()
-            .map(|(name, facts)| {
-                (name.clone(), NodeState { ready: facts.ready, created: facts.created, held: facts.kept })
-            })
-            .collect();
+        let states: BTreeMap<String, NodeState> =
+            self.nodes.iter().map(|(name, facts)| (name.clone(), facts.state(false))).collect();
         let mut prepared = Prepared {
             at,
             cluster: match &self.unseen {
@@ -239,13 +234,12 @@ impl Snapshot {
         if let Ok(cluster) = &mut prepared.cluster {
             startup::settle(cluster, &states, at);
         }
-        for (name, found) in gather::groups(&objects, &self.nodes) {
+        for (name, found) in gather::groups(&objects, &self.nodes, &standby) {
             match found {
                 Ok(mut found) => {
                     let status = objects.autoscalers.iter().find(|known| known.name_any() == name);
                     let boot = status.and_then(|known| known.status.as_ref()?.boot_seconds.as_ref());
                     found.group.boot = Learned::of(boot).sketch;
-                    found.group.free = prepared.standby.get(&name).map(|has| has.free).unwrap_or_default();
                     if let Ok(cluster) = &mut prepared.cluster {
                         found.group.template = template(&found, &states, cluster);
                     }

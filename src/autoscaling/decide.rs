@@ -78,9 +78,10 @@ impl<'a> Side<'a> {
         }
         let room = Room::of(view.policies, view.groups, view.now);
         let needs = pods(view, cluster, memory, &room, members);
-        let (mut simulation, _) = settled(view, cluster);
-        let unneeded = down::unneeded(&mut simulation, members, view.nodes, view.now);
-        let (proven, stuck) = settled(view, cluster);
+        let (mut proven, stuck) = settled(view, cluster);
+        let mark = proven.mark();
+        let unneeded = down::unneeded(&mut proven, members, view.nodes, view.now);
+        proven.rollback(mark);
         Some(Self { room, needs, unneeded, proven, stuck })
     }
 }
@@ -113,15 +114,11 @@ fn unhealthy(view: &View<'_>) -> Option<String> {
 /// Nothing is changed, and why.
 fn nothing(view: &View<'_>, memory: &Memory, why: &str) -> Decisions {
     let verdict = |group: &Group| Verdict {
-        group: group.name.clone(),
         replicas: group.replicas,
         bounds: (group.spec.min_replicas, group.effective_max()),
-        change: None,
-        triggers: Vec::new(),
         inactive: Some(why.to_owned()),
-        limited: None,
         backed_off: backed_off(view, group, memory.groups.get(&group.name)),
-        unneeded: BTreeMap::new(),
+        ..Verdict::nothing(&group.name)
     };
     Decisions { groups: view.groups.iter().map(verdict).collect(), ..Decisions::default() }
 }
@@ -179,15 +176,12 @@ impl Round<'_> {
         let least =
             scheduled.chain([group.spec.min_replicas]).max().unwrap_or(0).min(group.spec.max_replicas);
         let mut verdict = Verdict {
-            group: group.name.clone(),
             replicas: group.replicas,
             bounds: (least, most),
-            change: None,
             triggers,
-            inactive: None,
-            limited: None,
             backed_off: backed_off(view, group, Some(memory)),
             unneeded: memory.unneeded.clone(),
+            ..Verdict::nothing(&group.name)
         };
         if let Some(hold) = &group.hold {
             verdict.inactive = Some(said(hold));

@@ -161,7 +161,7 @@ fn candidates<'a>(
             let id = simulation.node(node)?;
             let stays = |pod| {
                 let drain = &simulation.pod(pod).drain;
-                !drain.daemon && !drain.mirror && !drain.terminating
+                !drain.goes_along() && !drain.terminating
             };
             let pods = simulation.on(id).into_iter().filter(|pod| stays(*pod)).count();
             let utilization = loads::utilization(simulation, id);

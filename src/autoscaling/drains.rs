@@ -8,6 +8,7 @@
 //! number was lowered it does not count any more although the Machine is still there: which of the two holds is read from
 //! the number of Machines, so that it needs no memory.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -72,22 +73,21 @@ pub fn unpaid(replicas: i32, staying: usize, draining: usize) -> i32 {
     (whole(draining) - paid).min(replicas.max(0))
 }
 
+/// Of the nodes that are being emptied those that still count in `spec.replicas`, of which there are so many. The number was
+/// lowered for marked ones first: they are marked before.
+#[must_use]
+pub fn pending(drains: &[Drain], unpaid: i32) -> Vec<&Drain> {
+    let (marked, others): (Vec<&Drain>, Vec<&Drain>) = drains.iter().partition(|drain| drain.marked);
+    let paid = drains.len().saturating_sub(usize::try_from(unpaid).unwrap_or(0));
+    marked.into_iter().chain(others).skip(paid).collect()
+}
+
 /// What is to be done about a group now.
 #[must_use]
 pub fn steps(draining: &Draining<'_>, verdict: &Verdict, now: Timestamp) -> Steps {
     let mut steps = Steps::default();
     let unpaid = unpaid(draining.replicas, draining.staying, draining.drains.len());
-    // Those for which the number was lowered are the marked ones: they are marked before.
-    let mut paid = draining.drains.len().saturating_sub(usize::try_from(unpaid).unwrap_or(0));
-    let mut pending: Vec<&Drain> = Vec::new();
-    for marked in [true, false] {
-        for drain in draining.drains.iter().filter(|drain| drain.marked == marked) {
-            match paid {
-                0 => pending.push(drain),
-                _ => paid -= 1,
-            }
-        }
-    }
+    let mut pending = pending(draining.drains, unpaid);
     if verdict.inactive.is_some() {
         return steps;
     }
@@ -99,11 +99,9 @@ pub fn steps(draining: &Draining<'_>, verdict: &Verdict, now: Timestamp) -> Step
     let mut replicas = draining.replicas;
     if matches!(verdict.change, Some(Change::Up(_))) {
         let more = (verdict.replicas - (draining.replicas - unpaid)).max(0);
-        // The last that began is the fullest.
-        pending.sort_by(|a, b| (a.marked, a.since, &a.node).cmp(&(b.marked, b.since, &b.node)).reverse());
+        // Unmarked ones first: a marked Machine may be gone already. The last that began is the fullest.
+        pending.sort_by_key(|drain| (drain.marked, Reverse(drain.since), Reverse(&drain.node)));
         let kept = usize::try_from(more).unwrap_or(0).min(pending.len());
-        // Unmarked ones first: a marked Machine may be gone already.
-        pending.sort_by_key(|drain| drain.marked);
         for drain in pending.drain(..kept) {
             steps.give_back.push((drain.clone(), "a node more is wanted".to_owned()));
         }

@@ -79,7 +79,7 @@ pub fn nodes(
 fn moved(simulation: &Simulation<'_>, node: NodeId) -> usize {
     let moves = |pod: &PodId| {
         let drain = &simulation.pod(*pod).drain;
-        !drain.daemon && !drain.mirror && !drain.terminating
+        !drain.goes_along() && !drain.terminating
     };
     simulation.on(node).iter().filter(|pod| moves(pod)).count()
 }

@@ -13,8 +13,8 @@ use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 
 use super::delegate;
-use super::drains::{Drain, unpaid};
-use super::{Arrival, FreeHosts, Group, Hold, Machine, Policy, Sketch, node_template};
+use super::drains::{self, Drain, unpaid};
+use super::{Arrival, Group, Hold, Machine, NodeState, Policy, Sketch, StandbyPlan, node_template, pools};
 use crate::capi::{self, Cluster, MachineDeployment};
 use crate::claim::score::{self, Ask};
 use crate::claim::selector::Selector;
@@ -78,6 +78,12 @@ impl NodeFacts {
         };
         self.ready || changed
     }
+
+    /// What decisions look at; `left_alone`: it could not be emptied a while ago.
+    #[must_use]
+    pub fn state(&self, left_alone: bool) -> NodeState {
+        NodeState { ready: self.ready, created: self.created, held: self.kept || left_alone }
+    }
 }
 
 /// A node group, and what of it is about to change.
@@ -114,11 +120,13 @@ pub struct Unable {
     pub message: String,
 }
 
-/// The node groups of a cluster in the order of their names, and why others are none.
+/// The node groups of a cluster in the order of their names, and why others are none. Which hosts they could have says the
+/// plan of their namespace.
 #[must_use]
 pub fn groups(
     objects: &Objects,
     nodes: &BTreeMap<String, NodeFacts>,
+    standby: &StandbyPlan,
 ) -> BTreeMap<String, Result<Gathered, Unable>> {
     let lowest = |autoscaler: &Arc<NodeGroupAutoscaler>| {
         (autoscaler.creation_timestamp().map(|time| time.0), autoscaler.uid())
@@ -130,7 +138,7 @@ pub fn groups(
             let target = &autoscaler.spec.scale_target_ref;
             let same = objects.autoscalers.iter().filter(|other| other.spec.scale_target_ref == *target);
             let oldest = same.min_by_key(|other| lowest(other)).map(|oldest| oldest.name_any());
-            let gathered = group(objects, autoscaler, nodes).map(|mut gathered| {
+            let gathered = group(objects, autoscaler, nodes, standby).map(|mut gathered| {
                 if let Some(oldest) = oldest.filter(|oldest| *oldest != gathered.group.name) {
                     gathered.group.hold = Some(Hold::Older(oldest));
                 }
@@ -153,6 +161,7 @@ fn group(
     objects: &Objects,
     autoscaler: &NodeGroupAutoscaler,
     nodes: &BTreeMap<String, NodeFacts>,
+    standby: &StandbyPlan,
 ) -> Result<Gathered, Unable> {
     let (name, target) = (autoscaler.name_any(), &autoscaler.spec.scale_target_ref.name);
     let found = objects.deployments.iter().find(|deployment| deployment.name_any() == *target);
@@ -195,16 +204,11 @@ fn group(
     let unpaid = unpaid(replicas, staying, drains.len());
     let mut machines: Vec<Machine> =
         of_group.iter().map(|machine| self::machine(objects, machine, &drains, nodes)).collect();
-    // Those for which the number was lowered are the marked ones.
-    let mut returnable = unpaid;
-    for marked in [false, true] {
-        for drain in drains.iter().filter(|drain| drain.marked == marked) {
-            let machine = machines.iter_mut().find(|machine| machine.name == drain.machine);
-            if let Some(machine) = machine.filter(|_| returnable > 0) {
-                machine.returnable = true;
-                returnable -= 1;
-            }
-        }
+    for drain in drains::pending(&drains, unpaid) {
+        machines
+            .iter_mut()
+            .filter(|machine| machine.name == drain.machine)
+            .for_each(|machine| machine.returnable = true);
     }
     let marks = |machine: &&&Arc<capi::Machine>| {
         let mark = machine.annotations().get(capi::DELETE_MACHINE_ANNOTATION)?;
@@ -230,7 +234,8 @@ fn group(
     machines.sort_by(|a, b| a.name.cmp(&b.name));
 
     let capacity = node_template::offers(template, &deployment);
-    let hosts = matching(objects, template, &deployment)?;
+    let ask = ask(template, &deployment)?;
+    let has = standby.groups.get(&pools::named(autoscaler));
     let group = Group {
         name,
         labels: autoscaler.labels().clone(),
@@ -239,10 +244,10 @@ fn group(
         replicas: replicas - unpaid,
         hold: hold(objects, autoscaler, &deployment),
         machines,
-        free: FreeHosts { off: hosts.free, ..FreeHosts::default() },
+        free: has.map(|has| has.free).unwrap_or_default(),
         template: None,
         offers: capacity,
-        domain: hosts.domain,
+        domain: domain(objects, &ask),
         boot: Sketch::default(),
     };
     let template = node_template::node(template, &deployment);
@@ -315,11 +320,6 @@ fn machine(
     }
 }
 
-struct Hosts {
-    free: i32,
-    domain: Option<String>,
-}
-
 /// What machines of a MachineDeployment ask of a host.
 pub(super) fn ask(
     template: &BareMetalMachineTemplate,
@@ -347,29 +347,20 @@ pub(super) fn could_have(ask: &Ask, host: &BareMetalHost) -> bool {
         && ask.failure_domain.as_deref().is_none_or(|domain| score::failure_domain(host) == Some(domain))
 }
 
-/// The hosts that machines of the group may have.
-fn matching(
-    objects: &Objects,
-    template: &BareMetalMachineTemplate,
-    deployment: &MachineDeployment,
-) -> Result<Hosts, Unable> {
-    let ask = ask(template, deployment)?;
-    let matches = |host: &&Arc<BareMetalHost>| could_have(&ask, host);
-    let hosts: Vec<_> = objects.hosts.iter().filter(matches).collect();
-    let free = hosts.iter().filter(|host| score::reject(&ask, host).is_none()).count();
-    let mut racks: Vec<_> = hosts.iter().map(|host| score::rack(host)).collect();
+/// The rack that the hosts stand in that machines of the group may have, where it is one.
+fn domain(objects: &Objects, ask: &Ask) -> Option<String> {
+    let hosts = objects.hosts.iter().filter(|host| could_have(ask, host));
+    let mut racks: Vec<_> = hosts.map(|host| score::rack(host)).collect();
     racks.sort_unstable();
     racks.dedup();
-    let domain = match racks.as_slice() {
+    match racks.as_slice() {
         [Some(one)] => Some((*one).to_owned()),
         _ => None,
-    };
-    Ok(Hosts { free: i32::try_from(free).unwrap_or(i32::MAX), domain })
+    }
 }
 
 /// Whether an object is to be left alone.
-#[must_use]
-pub fn is_paused(annotations: &BTreeMap<String, String>) -> bool {
+fn is_paused(annotations: &BTreeMap<String, String>) -> bool {
     annotations.contains_key(names::CAPI_PAUSED_ANNOTATION)
         || annotations.contains_key(names::PAUSED_ANNOTATION)
 }

@@ -86,7 +86,20 @@ fn node(ready: bool, ready_since: i64, draining: Option<&str>) -> NodeFacts {
 }
 
 fn only(objects: &Objects, nodes: &BTreeMap<String, NodeFacts>) -> Gathered {
-    groups(objects, nodes).remove("g").unwrap().unwrap()
+    found(objects, nodes).remove("g").unwrap().unwrap()
+}
+
+fn found(
+    objects: &Objects,
+    nodes: &BTreeMap<String, NodeFacts>,
+) -> BTreeMap<String, Result<Gathered, Unable>> {
+    let neighbours = pools::Neighbours {
+        autoscalers: objects.autoscalers.clone(),
+        deployments: objects.deployments.clone(),
+        templates: objects.templates.clone(),
+        hosts: objects.hosts.clone(),
+    };
+    groups(objects, nodes, &pools::plan(&neighbours, at(0)))
 }
 
 #[test]
@@ -240,7 +253,7 @@ fn what_holds_it(
 fn the_older_of_two_works() {
     let mut all = objects(0);
     all.autoscalers = vec![autoscaler("young", 20, "Direct"), autoscaler("old", 5, "Direct")];
-    let mut found = groups(&all, &BTreeMap::new());
+    let mut found = found(&all, &BTreeMap::new());
     assert_eq!(found.remove("old").unwrap().unwrap().group.hold, None);
     assert_eq!(found.remove("young").unwrap().unwrap().group.hold, Some(Hold::Older("old".to_owned())));
 }
@@ -249,11 +262,11 @@ fn the_older_of_two_works() {
 fn what_is_missing_is_named() {
     let mut all = objects(0);
     all.templates.clear();
-    let why = groups(&all, &BTreeMap::new()).remove("g").unwrap().unwrap_err();
+    let why = found(&all, &BTreeMap::new()).remove("g").unwrap().unwrap_err();
     assert_eq!(
         (why.reason, why.message.as_str()),
         ("TemplateNotFound", "there is no BareMetalMachineTemplate t")
     );
     all.deployments.clear();
-    assert_eq!(groups(&all, &BTreeMap::new()).remove("g").unwrap().unwrap_err().reason, "TargetNotFound");
+    assert_eq!(found(&all, &BTreeMap::new()).remove("g").unwrap().unwrap_err().reason, "TargetNotFound");
 }

@@ -36,7 +36,7 @@ impl Cluster {
     pub fn put_pod(&mut self, pod: &core::Pod) {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let name = pod.metadata.name.as_deref().unwrap_or_default();
-        if matches!(phase(pod), "Succeeded" | "Failed") {
+        if has_ended(pod) {
             self.remove_pod(namespace, name);
             return;
         }
@@ -182,6 +182,16 @@ impl Cluster {
             beyond,
         }
     }
+}
+
+/// Whether a node on which this pod is bound is empty as far as it goes: it has ended, or goes with the node.
+#[must_use]
+pub fn leaves_a_node_empty(pod: &core::Pod) -> bool {
+    has_ended(pod) || drain(pod).goes_along()
+}
+
+fn has_ended(pod: &core::Pod) -> bool {
+    matches!(phase(pod), "Succeeded" | "Failed")
 }
 
 fn phase(pod: &core::Pod) -> &str {

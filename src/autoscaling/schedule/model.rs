@@ -208,6 +208,14 @@ pub struct Drain {
     pub safe_to_evict: SafeToEvict,
 }
 
+impl Drain {
+    /// Whether it goes with its node: nobody evicts it.
+    #[must_use]
+    pub fn goes_along(&self) -> bool {
+        self.mirror || self.daemon
+    }
+}
+
 /// A node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Node {

@@ -217,9 +217,8 @@ impl<'s, 'a> ScaleDown<'s, 'a> {
         if self.simulation.state.evicted[id.at()] || pod.node.is_none() {
             return Ok(Fate::Replan);
         }
-        let Drain { mirror, daemon, replicated, terminating, ready, starting, local_storage, safe_to_evict } =
-            pod.drain;
-        if mirror || daemon {
+        let Drain { replicated, terminating, ready, starting, local_storage, safe_to_evict, .. } = pod.drain;
+        if pod.drain.goes_along() {
             return Ok(Fate::WithIt);
         }
         if terminating {

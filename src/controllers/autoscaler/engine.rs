@@ -90,9 +90,9 @@ impl Engine {
         }
         self.remember(objects);
         let now = Timestamp::now();
-        let gathered = gather::groups(objects, &nodes);
         let neighbours = self.context.neighbours(&self.cluster);
         let standby = pools::plan(&neighbours, now);
+        let gathered = gather::groups(objects, &nodes, &standby);
         let held = |(name, group): (&String, &Result<Gathered, Unable>)| {
             let held = group.as_ref().map_or(true, |gathered| gathered.group.hold.is_some());
             held.then(|| name.clone())
@@ -110,9 +110,8 @@ impl Engine {
                     }
                     group.group.boot = learned.sketch.clone();
                     let name = format!("{}/{}", self.cluster.namespace, group.group.name);
-                    let has = standby.groups.get(&name).cloned().unwrap_or_default();
-                    group.group.free = has.free;
-                    self.quarantined(&group.group.name, Some(has.quarantined));
+                    let quarantined = standby.groups.get(&name).map_or(0, |has| has.quarantined);
+                    self.quarantined(&group.group.name, Some(quarantined));
                     found.push(group);
                 }
                 Err(why) => {
@@ -198,6 +197,7 @@ impl Engine {
             if !known {
                 // Of a group that is no more no number is shown, nor does an alert go on about it.
                 context.metrics.node_group(namespace, name, &NodeGroupAutoscalerStatus::default());
+                context.metrics.node_group_quarantined(namespace, name, None);
             }
             known
         });
@@ -215,8 +215,7 @@ impl Engine {
         let now = Instant::now();
         self.left_alone.retain(|_, until| *until > now);
         let state = |(name, facts): (&String, &NodeFacts)| {
-            let held = facts.kept || self.left_alone.contains_key(name);
-            (name.clone(), NodeState { ready: facts.ready, created: facts.created, held })
+            (name.clone(), facts.state(self.left_alone.contains_key(name)))
         };
         nodes.iter().map(state).collect()
     }
@@ -307,7 +306,7 @@ impl Round {
                 let mut pods = Vec::new();
                 let mut left = 0;
                 for (namespace, pod) in cluster.pods_on(&drain.node) {
-                    if pod.drain.daemon || pod.drain.mirror {
+                    if pod.drain.goes_along() {
                         continue;
                     }
                     left += 1;

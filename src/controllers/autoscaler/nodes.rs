@@ -5,23 +5,33 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, EvictParams, ListParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
+use crate::autoscaling::schedule::from_api::leaves_a_node_empty;
 use crate::patch::{self, ApiError, Call};
 
 /// Annotation of a Node that is being emptied: name of the NodeGroupAutoscaler and since when, with a blank between.
 pub(super) const SCALE_DOWN: &str = "ferric.infrastructure.cluster.x-k8s.io/scale-down";
 /// Annotation of a Node that is to stay (cluster-autoscaler, "How can I prevent Cluster Autoscaler from scaling down a
 /// particular node").
-pub(super) const SCALE_DOWN_DISABLED: &str = "cluster-autoscaler.kubernetes.io/scale-down-disabled";
+const SCALE_DOWN_DISABLED: &str = "cluster-autoscaler.kubernetes.io/scale-down-disabled";
 
 /// For which group a node is being emptied, and since when. A time that cannot be read is long ago.
 pub(super) fn draining(node: &Node) -> Option<(String, Timestamp)> {
     let (group, since) = node.annotations().get(SCALE_DOWN)?.split_once(' ')?;
     Some((group.to_owned(), Timestamp::from_str(since).unwrap_or(Timestamp::UNIX_EPOCH)))
+}
+
+/// Whether no pod is put on a node.
+pub(super) fn cordoned(node: &Node) -> bool {
+    node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false)
+}
+
+/// Whether somebody asked that a node stays.
+pub(super) fn is_kept(node: &Node) -> bool {
+    node.annotations().get(SCALE_DOWN_DISABLED).is_some_and(|value| value == "true")
 }
 
 /// Keeps new pods off a node. `Ok(false)`: somebody else has cordoned it meanwhile, or it is gone, and it is left alone.
@@ -33,9 +43,7 @@ pub(super) async fn cordon(
 ) -> Result<bool, ApiError> {
     let api: Api<Node> = Api::all(client.clone());
     let Some(node) = patch::get_opt(&api, name).await? else { return Ok(false) };
-    let cordoned = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
-    let kept = node.annotations().get(SCALE_DOWN_DISABLED).is_some_and(|value| value == "true");
-    if cordoned || kept || node.metadata.deletion_timestamp.is_some() {
+    if cordoned(&node) || is_kept(&node) || node.metadata.deletion_timestamp.is_some() {
         return Ok(false);
     }
     let change = json!({
@@ -63,24 +71,13 @@ pub(super) async fn give_back(client: &Client, name: &str, group: &str) -> Resul
 pub(super) async fn is_empty(client: &Client, name: &str, group: &str) -> Result<bool, ApiError> {
     let api: Api<Node> = Api::all(client.clone());
     let Some(node) = patch::get_opt(&api, name).await? else { return Ok(true) };
-    let cordoned = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
-    let kept = node.annotations().get(SCALE_DOWN_DISABLED).is_some_and(|value| value == "true");
-    if !cordoned || kept || draining(&node).is_none_or(|(of, _)| of != group) {
+    if !cordoned(&node) || is_kept(&node) || draining(&node).is_none_or(|(of, _)| of != group) {
         return Ok(false);
     }
     let pods: Api<Pod> = Api::all(client.clone());
     let on = ListParams::default().fields(&format!("spec.nodeName={name}"));
     let list = patch::bounded(Call::new(&pods, "list", "", name), pods.list(&on)).await?;
-    Ok(list.items.iter().all(goes_along))
-}
-
-/// Whether a pod goes with its node: it has ended, is static, or a DaemonSet's.
-fn goes_along(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
-    let daemon = |owner: &OwnerReference| owner.kind == "DaemonSet" && owner.controller == Some(true);
-    matches!(phase, "Succeeded" | "Failed")
-        || pod.annotations().contains_key("kubernetes.io/config.mirror")
-        || pod.owner_references().iter().any(daemon)
+    Ok(list.items.iter().all(leaves_a_node_empty))
 }
 
 /// Asks that a pod leaves its node, within its disruption budget. `Ok(false)`: a budget does not allow it now. The pod is

@@ -125,7 +125,7 @@ pub(crate) fn facts(node: &Node) -> NodeFacts {
     let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
     let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
     let draining = nodes::draining(node);
-    let cordoned = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
+    let cordoned = nodes::cordoned(node);
     NodeFacts {
         provider_id: node.spec.as_ref().and_then(|spec| spec.provider_id.clone()),
         created: node.metadata.creation_timestamp.as_ref().map(|time| time.0),
@@ -133,8 +133,7 @@ pub(crate) fn facts(node: &Node) -> NodeFacts {
         ready_since: ready.and_then(|condition| condition.last_transition_time.as_ref()).map(|time| time.0),
         cordoned,
         // Who cordoned it has something in mind.
-        kept: cordoned && draining.is_none()
-            || node.annotations().get(nodes::SCALE_DOWN_DISABLED).is_some_and(|value| value == "true"),
+        kept: cordoned && draining.is_none() || nodes::is_kept(node),
         draining,
     }
 }

@@ -25,6 +25,37 @@ pub struct ClusterSpec {
     /// Endpoint that the user or the control-plane provider gave.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub control_plane_endpoint: Option<Endpoint>,
+    /// The ClusterClass that it is made of, and what was chosen of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topology: Option<Topology>,
+}
+
+/// The part of `Cluster.spec.topology` that is read.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Topology {
+    /// Its worker nodes.
+    pub workers: TopologyWorkers,
+}
+
+/// Worker nodes of a topology.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TopologyWorkers {
+    /// MachineDeployments that are made of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub machine_deployments: Vec<TopologyDeployment>,
+}
+
+/// A MachineDeployment of a topology.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TopologyDeployment {
+    /// Its name in the topology: what [`TOPOLOGY_DEPLOYMENT_LABEL`] says, and not that of the MachineDeployment.
+    pub name: String,
+    /// How many Machines there should be; absent: whoever else writes the MachineDeployment's number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i32>,
 }
 
 /// Host and port of an API server; both absent or zero when not set.
@@ -59,6 +90,16 @@ impl Cluster {
     /// Whether everything in the cluster is paused.
     pub fn is_paused(&self) -> bool {
         self.spec.paused.unwrap_or(false)
+    }
+
+    /// The name in the topology of a MachineDeployment whose number Cluster API writes from there, over and over.
+    pub fn writes_replicas_of(&self, deployment: &MachineDeployment) -> Option<&str> {
+        let labels = deployment.metadata.labels.as_ref()?;
+        let name =
+            labels.get(TOPOLOGY_DEPLOYMENT_LABEL).filter(|_| labels.contains_key(TOPOLOGY_OWNED_LABEL))?;
+        let mut all = self.spec.topology.iter().flat_map(|topology| &topology.workers.machine_deployments);
+        let found = all.find(|found| found.name == *name && found.replicas.is_some())?;
+        Some(&found.name)
     }
 
     /// Whether the cluster's infrastructure is there.
@@ -187,6 +228,10 @@ pub struct MachineDeploymentStatus {
 
 /// Label of a Machine: the MachineDeployment that it is of.
 pub const DEPLOYMENT_LABEL: &str = "cluster.x-k8s.io/deployment-name";
+/// Label of objects that Cluster API makes of a Cluster's topology.
+pub const TOPOLOGY_OWNED_LABEL: &str = "topology.cluster.x-k8s.io/owned";
+/// Label of a MachineDeployment: its name in the Cluster's topology.
+pub const TOPOLOGY_DEPLOYMENT_LABEL: &str = "topology.cluster.x-k8s.io/deployment-name";
 /// Annotation of a Machine: it goes first when its MachineDeployment is lowered.
 pub const DELETE_MACHINE_ANNOTATION: &str = "cluster.x-k8s.io/delete-machine";
 /// What the autoscaler writes into it. Any value will do for Cluster API; by this one a mark of ours is told from one that

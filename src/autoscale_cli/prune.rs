@@ -80,7 +80,12 @@ pub(super) fn prune(object: &mut Value) {
             &["allowedTopologies", "apiVersion", "kind", "metadata", "provisioner", "volumeBindingMode"],
         ),
         "Cluster" => {
-            keep(object.get_mut("spec"), &["controlPlaneEndpoint", "paused"]);
+            keep(object.get_mut("spec"), &["controlPlaneEndpoint", "paused", "topology"]);
+            keep(object.pointer_mut("/spec/topology"), &["workers"]);
+            keep(object.pointer_mut("/spec/topology/workers"), &["machineDeployments"]);
+            each(object.pointer_mut("/spec/topology/workers/machineDeployments"), |one| {
+                keep(Some(one), &["name", "replicas"]);
+            });
             keep(object.get_mut("status"), &["conditions", "initialization"]);
         }
         "Machine" => {
@@ -231,7 +236,8 @@ mod tests {
             json!({"kind": "PersistentVolume", "metadata": metadata, "spec": {"csi": {"volumeAttributes": {"a": "secret"}}}}),
             json!({"kind": "StorageClass", "metadata": metadata, "parameters": {"a": "secret"}, "provisioner": "p"}),
             json!({"kind": "Cluster", "metadata": metadata,
-                "spec": {"paused": true, "topology": {"variables": [{"name": "a", "value": "secret"}]}}}),
+                "spec": {"paused": true, "topology": {"variables": [{"name": "a", "value": "secret"}],
+                    "workers": {"machineDeployments": [{"name": "w", "replicas": 2, "variables": {"a": "secret"}}]}}}}),
             json!({"kind": "BareMetalHost", "metadata": metadata,
                 "spec": {"image": {"url": "https://me:secret@images/a.raw?token=secret"}}}),
         ];
@@ -245,7 +251,8 @@ mod tests {
             "ports": [{"containerPort": 80, "hostPort": 80}]});
         assert_eq!(objects[0]["spec"]["containers"][0], expected);
         assert_eq!(objects[0]["spec"]["volumes"][2], json!({"name": "c", "ephemeral": {}}));
-        assert_eq!(objects[4]["spec"], json!({"paused": true}));
+        let workers = json!({"machineDeployments": [{"name": "w", "replicas": 2}]});
+        assert_eq!(objects[4]["spec"], json!({"paused": true, "topology": {"workers": workers}}));
         assert_eq!(objects[5]["spec"]["image"]["url"], "https://images/a.raw");
     }
 

@@ -18,7 +18,7 @@ use super::schedule::{Cluster, NodeId, Simulation};
 use super::triggers::{self, Load, Reading, Wish};
 use super::up::{self, Need, Needs};
 use super::view::{Change, Decisions, GroupMemory, Memory, Verdict, Victim, View, Why};
-use super::{DEFAULT_PODS, DEFAULT_UTILIZATION, Group, Hold, Room, loads};
+use super::{DEFAULT_PODS, DEFAULT_UTILIZATION, Group, Room, loads};
 
 /// Decides about all groups of a cluster.
 #[must_use]
@@ -184,7 +184,7 @@ impl Round<'_> {
             ..Verdict::nothing(&group.name)
         };
         if let Some(hold) = &group.hold {
-            verdict.inactive = Some(said(hold));
+            verdict.inactive = Some(hold.to_string());
             return verdict;
         }
         match self.direction(&verdict, least) {
@@ -449,18 +449,4 @@ fn budget(group: &Group) -> usize {
         },
     });
     allowed.min().unwrap_or(1)
-}
-
-fn said(hold: &Hold) -> String {
-    match hold {
-        Hold::Paused(what) => format!("{what} is paused"),
-        Hold::RollingOut => "the MachineDeployment is being rolled out".to_owned(),
-        Hold::OtherWriter(annotation) => format!(
-            "the MachineDeployment has the annotation {annotation}, which was not written here, so cluster-autoscaler writes its \
-             replicas: remove it, and use actuationMode Delegate if it is to"
-        ),
-        Hold::Older(name) => {
-            format!("NodeGroupAutoscaler {name} is older and scales the same MachineDeployment")
-        }
-    }
 }

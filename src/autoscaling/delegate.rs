@@ -15,8 +15,12 @@ pub const MIN: &str = "cluster.x-k8s.io/cluster-api-autoscaler-node-group-min-si
 pub const MAX: &str = "cluster.x-k8s.io/cluster-api-autoscaler-node-group-max-size";
 /// How long cluster-autoscaler waits for a node, as Go writes durations.
 pub const PROVISION_TIME: &str = "cluster.x-k8s.io/autoscaling-options-maxnodeprovisiontime";
-/// Says that the others are ours. Without it they are somebody else's, and are neither changed nor removed.
+/// Says that the sizes are ours. Without it they are somebody else's, and are neither changed nor removed. Its value is the
+/// [`PROVISION_TIME`] that was written with them, or [`SIZES`] where none was: another one is somebody else's, and stays.
 pub const OURS: &str = "ferric.infrastructure.cluster.x-k8s.io/delegated-to-cluster-autoscaler";
+
+/// What [`OURS`] says where nothing but the sizes is ours.
+pub const SIZES: &str = "sizes";
 
 type Annotations = BTreeMap<String, String>;
 
@@ -27,8 +31,14 @@ pub fn foreign(annotations: &Annotations) -> Option<&'static str> {
     told.filter(|_| !annotations.contains_key(OURS))
 }
 
+/// Whether somebody else has said how long cluster-autoscaler is to wait.
+fn has_other_time(annotations: &Annotations) -> bool {
+    annotations.get(PROVISION_TIME).is_some_and(|time| annotations.get(OURS) != Some(time))
+}
+
 /// What cluster-autoscaler is to be told of a group: the least that bounds, schedules and queries ask for, the most that there
-/// are hosts for, and how long its machines take. A query that failed does not lower the least.
+/// are hosts for, and how long its machines take, where nobody else has said that. A query that failed does not lower the
+/// least.
 #[must_use]
 pub fn told(group: &Group, verdict: &Verdict, annotations: &Annotations) -> Annotations {
     let most = verdict.bounds.1.max(0);
@@ -44,26 +54,29 @@ pub fn told(group: &Group, verdict: &Verdict, annotations: &Annotations) -> Anno
     let unknown = wishes().any(|(_, wish)| wish.state == TriggerState::Failed);
     let before = annotations.get(MIN).and_then(|least| least.parse().ok()).unwrap_or(0);
     let least = verdict.bounds.0.max(asked).max(if unknown { before } else { 0 }).min(most);
-    BTreeMap::from([
-        (MIN.to_owned(), least.to_string()),
-        (MAX.to_owned(), most.to_string()),
-        (PROVISION_TIME.to_owned(), format!("{}s", group.patience())),
-        (OURS.to_owned(), "true".to_owned()),
-    ])
+    let mut told =
+        Annotations::from([(MIN.to_owned(), least.to_string()), (MAX.to_owned(), most.to_string())]);
+    if has_other_time(annotations) {
+        told.insert(OURS.to_owned(), SIZES.to_owned());
+    } else {
+        let time = format!("{}s", group.patience());
+        told.extend([(PROVISION_TIME.to_owned(), time.clone()), (OURS.to_owned(), time)]);
+    }
+    told
 }
 
 /// The change (RFC 7396) that makes annotations say this and nothing else of ours; none where they do.
 #[must_use]
 pub fn change(annotations: &Annotations, told: &Annotations) -> Option<Value> {
     let mut change = Map::new();
+    let ours =
+        |key| annotations.contains_key(OURS) && (key != PROVISION_TIME || !has_other_time(annotations));
     for key in [MIN, MAX, PROVISION_TIME, OURS] {
         match (annotations.get(key), told.get(key)) {
             (before, Some(now)) if before != Some(now) => {
                 drop(change.insert(key.to_owned(), Value::from(now.clone())))
             }
-            (Some(_), None) if annotations.contains_key(OURS) => {
-                drop(change.insert(key.to_owned(), Value::Null))
-            }
+            (Some(_), None) if ours(key) => drop(change.insert(key.to_owned(), Value::Null)),
             _ => {}
         }
     }
@@ -118,11 +131,65 @@ mod tests {
         assert_eq!(foreign(&theirs), Some(MIN));
         assert_eq!(change(&theirs, &Annotations::new()), None);
         let mut ours = theirs.clone();
-        ours.insert(OURS.to_owned(), "true".to_owned());
+        ours.insert(OURS.to_owned(), SIZES.to_owned());
         assert_eq!(foreign(&ours), None);
         assert_eq!(change(&ours, &Annotations::new()), Some(json!({MIN: null, MAX: null, OURS: null})));
         let told = told(&group(), &verdict((1, 9), Wish::failed("")), &ours);
-        assert_eq!(change(&ours, &told), Some(json!({PROVISION_TIME: "3600s"})));
+        assert_eq!(change(&ours, &told), Some(json!({PROVISION_TIME: "3600s", OURS: "3600s"})));
         assert_eq!(foreign(&Annotations::new()), None);
+    }
+
+    /// Annotations after a merge patch.
+    fn written(annotations: &Annotations, change: Option<Value>) -> Annotations {
+        let mut after = annotations.clone();
+        for (key, value) in change.as_ref().and_then(Value::as_object).into_iter().flatten() {
+            match value.as_str() {
+                Some(value) => drop(after.insert(key.clone(), value.to_owned())),
+                None => drop(after.remove(key)),
+            }
+        }
+        after
+    }
+
+    #[test]
+    fn a_time_that_a_person_set_stays() {
+        let tell = |annotations: &Annotations| {
+            let told = told(&group(), &verdict((1, 9), Wish::of(1, 1, None, "")), annotations);
+            written(annotations, change(annotations, &told))
+        };
+        let back = |annotations: &Annotations| written(annotations, change(annotations, &Annotations::new()));
+        let person = Annotations::from([(PROVISION_TIME.to_owned(), "60m0s".to_owned())]);
+        // It was there before us.
+        let beside = tell(&person);
+        assert_eq!((beside[PROVISION_TIME].as_str(), beside[MAX].as_str()), ("60m0s", "9"));
+        assert_eq!(tell(&beside), beside, "nothing more is to be written");
+        assert_eq!(back(&beside), person, "what is ours is taken back, and nothing else");
+        // It was written over ours.
+        let ours = tell(&Annotations::new());
+        assert_eq!(ours[PROVISION_TIME], "3600s");
+        assert_eq!((tell(&ours), back(&ours)), (ours.clone(), Annotations::new()));
+        let mut changed = ours.clone();
+        changed.insert(PROVISION_TIME.to_owned(), "60m0s".to_owned());
+        assert_eq!(tell(&changed)[PROVISION_TIME], "60m0s");
+        assert_eq!(back(&tell(&changed)), person);
+        assert_eq!(back(&changed), person, "also where we had no chance to see it before");
+        // It was taken away: ours is written again.
+        let mut without = beside;
+        without.remove(PROVISION_TIME);
+        assert_eq!(tell(&without), ours);
+    }
+
+    #[test]
+    fn what_is_learned_replaces_what_was_told() {
+        let mut group = group();
+        let wish = || verdict((1, 9), Wish::of(1, 1, None, ""));
+        let first = written(
+            &Annotations::new(),
+            change(&Annotations::new(), &told(&group, &wish(), &Annotations::new())),
+        );
+        (0..5).for_each(|_| group.boot.add(600));
+        let second = written(&first, change(&first, &told(&group, &wish(), &first)));
+        assert_ne!(first[PROVISION_TIME], second[PROVISION_TIME]);
+        assert_eq!(second[PROVISION_TIME], format!("{}s", group.patience()));
     }
 }

@@ -384,6 +384,12 @@ fn hold(objects: &Objects, autoscaler: &NodeGroupAutoscaler, deployment: &Machin
     {
         return Some(Hold::OtherWriter(annotation.to_owned()));
     }
+    if autoscaler.spec.actuation_mode != ActuationMode::Recommend
+        && let Some(cluster) = &objects.cluster
+        && let Some(name) = cluster.writes_replicas_of(deployment)
+    {
+        return Some(Hold::Topology { cluster: cluster.name_any(), name: name.to_owned() });
+    }
     let conditions =
         deployment.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     ferric_api::condition::is_true(conditions, capi::ROLLING_OUT).then_some(Hold::RollingOut)

@@ -215,7 +215,7 @@ fn what_people_take_in_hand_is_seen() {
 #[case::free(json!({}), json!([]), "Direct", None)]
 #[case::paused(json!({"cluster.x-k8s.io/paused": ""}), json!([]), "Direct", Some("MachineDeployment md is paused"))]
 #[case::another_writer(json!({delegate::MAX: "3"}), json!([]), "Direct", Some("cluster-autoscaler"))]
-#[case::ours(json!({delegate::MAX: "3", delegate::OURS: "true"}), json!([]), "Direct", None)]
+#[case::ours(json!({delegate::MAX: "3", delegate::OURS: "5s"}), json!([]), "Direct", None)]
 #[case::beside_it(json!({delegate::MAX: "3"}), json!([]), "Recommend", None)]
 #[case::rolled_out(
     json!({}),
@@ -236,17 +236,41 @@ fn what_holds_it(
     match (hold, said) {
         (None, None) => {}
         (Some(hold), Some(said)) => {
-            let text = format!("{hold:?}");
-            let word = match &hold {
-                Hold::Paused(what) => format!("{what} is paused"),
-                Hold::RollingOut => "rolled out".to_owned(),
-                Hold::OtherWriter(_) => "cluster-autoscaler".to_owned(),
-                Hold::Older(_) => text.clone(),
-            };
-            assert!(word.contains(said), "{text}");
+            assert!(hold.to_string().contains(said), "{hold}");
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[rstest]
+#[case::set(json!({"name": "workers", "replicas": 3}), "Direct", true)]
+#[case::set_to_none(json!({"name": "workers", "replicas": 0}), "Delegate", true)]
+#[case::unset(json!({"name": "workers"}), "Direct", false)]
+#[case::of_another(json!({"name": "others", "replicas": 3}), "Direct", false)]
+#[case::nobody_writes_here(json!({"name": "workers", "replicas": 3}), "Recommend", false)]
+fn a_number_that_the_topology_says_is_not_written(
+    #[case] of_topology: Value,
+    #[case] mode: &str,
+    #[case] held: bool,
+) {
+    let mut all = objects(0);
+    all.autoscalers = vec![autoscaler("g", 0, mode)];
+    all.cluster = Some(object(json!({
+        "apiVersion": CORE, "kind": "Cluster", "metadata": {"name": "prod", "namespace": "ns"},
+        "spec": {"topology": {"classRef": {"name": "racks"}, "workers": {"machineDeployments": [of_topology]}}},
+    })));
+    let label = |all: &mut Objects, labels: Value| {
+        let mut deployment = (*all.deployments[0]).clone();
+        deployment.metadata.labels = serde_json::from_value(labels).unwrap();
+        all.deployments = vec![Arc::new(deployment)];
+    };
+    let hold = Hold::Topology { cluster: "prod".to_owned(), name: "workers".to_owned() };
+    assert!(hold.to_string().contains("`replicas` of workers from spec.topology.workers.machineDeployments"));
+    label(&mut all, json!({capi::TOPOLOGY_OWNED_LABEL: "", capi::TOPOLOGY_DEPLOYMENT_LABEL: "workers"}));
+    assert_eq!(only(&all, &BTreeMap::new()).group.hold, held.then_some(hold));
+    // One that only has the name is nobody's but its owner's.
+    label(&mut all, json!({capi::TOPOLOGY_DEPLOYMENT_LABEL: "workers"}));
+    assert_eq!(only(&all, &BTreeMap::new()).group.hold, None);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What is known of a node group when it is decided about.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use ferric_api::autoscaling::NodeGroupAutoscalerSpec;
 use jiff::Timestamp;
@@ -49,8 +50,37 @@ pub enum Hold {
     RollingOut,
     /// cluster-autoscaler's annotations are there that are not ours: it writes the number.
     OtherWriter(String),
+    /// Cluster API writes the number from the Cluster's topology.
+    Topology {
+        /// The Cluster.
+        cluster: String,
+        /// Name of the MachineDeployment in the topology.
+        name: String,
+    },
     /// Another NodeGroupAutoscaler, older than this, scales the same object.
     Older(String),
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Paused(what) => write!(f, "{what} is paused"),
+            Self::RollingOut => f.write_str("the MachineDeployment is being rolled out"),
+            Self::OtherWriter(annotation) => write!(
+                f,
+                "the MachineDeployment has the annotation {annotation}, which was not written here, so cluster-autoscaler writes \
+                 its replicas: remove it, and use actuationMode Delegate if it is to"
+            ),
+            Self::Topology { cluster, name } => write!(
+                f,
+                "Cluster {cluster} says how many replicas there are, and Cluster API writes that number: remove `replicas` of \
+                 {name} from spec.topology.workers.machineDeployments of the Cluster"
+            ),
+            Self::Older(name) => {
+                write!(f, "NodeGroupAutoscaler {name} is older and scales the same MachineDeployment")
+            }
+        }
+    }
 }
 
 /// A Machine of a group.

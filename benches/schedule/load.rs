@@ -154,6 +154,7 @@ pub fn groups(cluster: &mut Cluster, limit: u32) -> Vec<Group> {
             rank: 0,
             size: 0,
             only_for: None,
+            places: Vec::new(),
         })
         .collect()
 }

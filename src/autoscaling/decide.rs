@@ -5,20 +5,23 @@
 //!    that all triggers agree *and* a proof for each node that its pods fit elsewhere.
 //! 2. What is not known lowers nothing: a query that failed, a cluster that cannot be seen, a node that is not ready.
 //! 3. Limits hold at every step, also over groups: what one group takes, another has not.
+//! 4. First each group says what it wants, then all are raised together, then nodes go: how evenly they are spread is up to all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use ferric_api::autoscaling::{
     ActuationMode, MetricSource, Trigger, TriggerState, TriggerType, Unhealthy, UtilizationTrigger, reasons,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::down::{self, Unneeded};
-use super::schedule::{Cluster, NodeId, Simulation};
+use super::down;
+use super::schedule::{NodeId, Simulation};
+use super::side::{Books, Found, Side, acts, backed_off, of};
+use super::spread::{Raise, Spread};
 use super::triggers::{self, Load, Reading, Wish};
-use super::up::{self, Need, Needs};
+use super::up::Need;
 use super::view::{Change, Decisions, GroupMemory, Memory, Verdict, Victim, View, Why};
-use super::{DEFAULT_PODS, DEFAULT_UTILIZATION, Group, Room, loads};
+use super::{DEFAULT_PODS, DEFAULT_UTILIZATION, Group, loads};
 
 /// Decides about all groups of a cluster.
 #[must_use]
@@ -37,53 +40,52 @@ pub fn decide(view: &View<'_>, memory: &mut Memory) -> Decisions {
     }
     let now = cluster.simulate();
     let (acting, advising): (Vec<&Group>, Vec<&Group>) = view.groups.iter().partition(|group| acts(group));
+    let spread = Spread::of(view.groups, cluster);
     // What is only recommended takes nothing from the groups whose numbers follow: it is decided apart.
-    let mut sides = [acting, advising].map(|members| Side::of(view, cluster, memory, &members));
+    let mut sides = [acting, advising].map(|members| Side::of(view, cluster, memory, &members, &spread));
     let mut decisions = Decisions::default();
     for side in sides.iter().flatten() {
-        decisions.stranded.clone_from(&side.needs.stranded);
+        decisions.stranded.clone_from(&side.found.needs.stranded);
         decisions.stuck.extend(side.stuck.clone());
-        decisions.blocked.extend(side.unneeded.blocked.clone());
+        decisions.blocked.extend(side.found.unneeded.blocked.clone());
     }
+    let mut asked = Vec::new();
     for group in view.groups {
-        let [acting, advising] = &mut sides;
-        let Some(side) = (if acts(group) { acting } else { advising }) else { continue };
+        let Some(Side { found, books, .. }) = of(&mut sides, group) else { continue };
         let memory = memory.groups.entry(group.name.clone()).or_default();
-        let round = Round { view, simulation: &now, group, needs: &side.needs, unneeded: &side.unneeded };
-        decisions.groups.push(round.verdict(memory, &mut side.room, &mut side.proven));
+        let round = Round { view, simulation: &now, group, found };
+        let (mut verdict, way) = round.ask(memory);
+        match &way {
+            Way::Up(wanted, why) => round.raise(&mut verdict, memory, books, *wanted, why),
+            Way::Down(floor) => drop(books.able.insert(group.name.clone(), round.able(*floor))),
+            Way::Stay | Way::Hold | Way::Held => {}
+        }
+        asked.push((group, verdict, way));
+    }
+    for Side { books, .. } in sides.iter_mut().flatten() {
+        books.spread.raise(&mut books.raises);
+    }
+    for (group, mut verdict, way) in asked {
+        let Some(Side { found, books, .. }) = of(&mut sides, group) else { continue };
+        let memory = memory.groups.entry(group.name.clone()).or_default();
+        let round = Round { view, simulation: &now, group, found };
+        match way {
+            Way::Up(..) => round.raised(&mut verdict, memory, books),
+            Way::Down(floor) => round.lower(&mut verdict, memory, books, floor),
+            // What never became a node is nothing that anybody could want to keep.
+            Way::Stay => {
+                let floor = (group.replicas - round.late()).max(verdict.bounds.0);
+                round.lower(&mut verdict, memory, books, floor);
+            }
+            Way::Hold => memory.past.want(view.now, group.replicas),
+            Way::Held => {}
+        }
+        if !matches!(way, Way::Held) {
+            round.refused(&mut verdict, &books.spread);
+        }
+        decisions.groups.push(verdict);
     }
     decisions
-}
-
-/// Whether the group's number follows what is decided.
-fn acts(group: &Group) -> bool {
-    group.spec.actuation_mode != ActuationMode::Recommend
-}
-
-/// Groups that are decided about together: what one of them takes, another has not.
-struct Side<'a> {
-    room: Room,
-    needs: Needs,
-    unneeded: Unneeded,
-    /// One for all: the nodes that one of them gives up are no place for the pods of another's.
-    proven: Simulation<'a>,
-    stuck: BTreeMap<String, String>,
-}
-
-impl<'a> Side<'a> {
-    /// None where there is no group.
-    fn of(view: &View<'_>, cluster: &'a Cluster, memory: &Memory, members: &[&Group]) -> Option<Self> {
-        if members.is_empty() {
-            return None;
-        }
-        let room = Room::of(view.policies, view.groups, view.now);
-        let needs = pods(view, cluster, memory, &room, members);
-        let (mut proven, stuck) = settled(view, cluster);
-        let mark = proven.mark();
-        let unneeded = down::unneeded(&mut proven, members, view.nodes, view.now);
-        proven.rollback(mark);
-        Some(Self { room, needs, unneeded, proven, stuck })
-    }
 }
 
 /// Takes note of what became of machines that were on their way.
@@ -123,50 +125,18 @@ fn nothing(view: &View<'_>, memory: &Memory, why: &str) -> Decisions {
     Decisions { groups: view.groups.iter().map(verdict).collect(), ..Decisions::default() }
 }
 
-fn backed_off(view: &View<'_>, group: &Group, memory: Option<&GroupMemory>) -> Option<jiff::Timestamp> {
-    let until = memory?.failures.until(&group.spec.provisioning.backoff)?;
-    (until > view.now).then_some(until)
-}
-
-/// What pods that wait need, of those of these groups that may be raised. One that is left alone can still take back nodes.
-fn pods(view: &View<'_>, cluster: &Cluster, memory: &Memory, room: &Room, members: &[&Group]) -> Needs {
-    let left_alone = |group: &Group| {
-        backed_off(view, group, memory.groups.get(&group.name)).is_some() && group.returnable() == 0
-    };
-    let able: BTreeSet<String> = members
-        .iter()
-        .filter(|group| group.hold.is_none() && !left_alone(group))
-        .map(|group| group.name.clone())
-        .collect();
-    let expanders = view.policies.iter().find(|policy| !policy.spec.expanders.is_empty());
-    let expanders = expanders.map_or(&[][..], |policy| &policy.spec.expanders);
-    up::needs(&mut cluster.simulate(), view.groups, &able, expanders, room, view.now)
-}
-
-/// The cluster with the pods that wait on the nodes that are there, as far as they fit, and with the pods of nodes that are
-/// going where they will go; and which of these nodes cannot be emptied, with the reason.
-fn settled<'a>(view: &View<'_>, cluster: &'a Cluster) -> (Simulation<'a>, BTreeMap<String, String>) {
-    let mut simulation = cluster.simulate();
-    let waiting = simulation.waiting();
-    simulation.settle(&waiting);
-    let machines = view.groups.iter().flat_map(|group| &group.machines).filter(|machine| machine.deleting);
-    let going: Vec<&str> = machines.filter_map(|machine| machine.node.as_deref()).collect();
-    let stuck = down::go(&mut simulation, &going);
-    (simulation, stuck)
-}
-
 /// The decision about one group.
 struct Round<'a> {
     view: &'a View<'a>,
     /// The cluster as it is.
     simulation: &'a Simulation<'a>,
     group: &'a Group,
-    needs: &'a Needs,
-    unneeded: &'a Unneeded,
+    found: &'a Found,
 }
 
 impl Round<'_> {
-    fn verdict(&self, memory: &mut GroupMemory, room: &mut Room, proven: &mut Simulation<'_>) -> Verdict {
+    /// What is asked for, and which way that leads.
+    fn ask(&self, memory: &mut GroupMemory) -> (Verdict, Way) {
         let (group, view) = (self.group, self.view);
         let triggers = self.wishes(memory);
         self.remember_unneeded(memory);
@@ -185,18 +155,10 @@ impl Round<'_> {
         };
         if let Some(hold) = &group.hold {
             verdict.inactive = Some(hold.to_string());
-            return verdict;
+            return (verdict, Way::Held);
         }
-        match self.direction(&verdict, least) {
-            Way::Up(wanted, why) => self.raise(&mut verdict, memory, room, wanted, why),
-            Way::Down(floor) => self.lower(&mut verdict, memory, (room, proven), floor),
-            // What never became a node is nothing that anybody could want to keep.
-            Way::Stay => {
-                self.lower(&mut verdict, memory, (room, proven), (group.replicas - self.late()).max(least))
-            }
-            Way::Hold => memory.past.want(view.now, group.replicas),
-        }
-        verdict
+        let way = self.direction(&verdict, least);
+        (verdict, way)
     }
 
     /// What each trigger asks for.
@@ -250,7 +212,7 @@ impl Round<'_> {
     /// Pods that wait ask for nodes; where none do, any number will do.
     fn pods(&self) -> Wish {
         let current = self.group.replicas;
-        match self.needs.groups.get(&self.group.name) {
+        match self.found.needs.groups.get(&self.group.name) {
             Some(Need { nodes, pods, example, .. }) => {
                 let example = example.clone().unwrap_or_default();
                 let said = format!("{pods} pods need {nodes} nodes more, e.g. {example}");
@@ -291,7 +253,7 @@ impl Round<'_> {
     }
 
     fn remember_unneeded(&self, memory: &mut GroupMemory) {
-        let found = self.unneeded.groups.get(&self.group.name);
+        let found = self.found.unneeded.groups.get(&self.group.name);
         let now: BTreeSet<&str> = found.into_iter().flatten().map(|removal| removal.node.as_str()).collect();
         memory.unneeded.retain(|node, _| now.contains(node.as_str()));
         for node in now {
@@ -308,7 +270,8 @@ impl Round<'_> {
         }
         let up = verdict.triggers.iter().filter(|(_, wish)| wish.state == TriggerState::Up);
         if let Some((name, wish)) = up.max_by_key(|(_, wish)| wish.replicas) {
-            let pods = self.needs.groups.get(&self.group.name).is_some_and(|need| need.trigger == *name);
+            let pods =
+                self.found.needs.groups.get(&self.group.name).is_some_and(|need| need.trigger == *name);
             let reason = if pods { reasons::UNSCHEDULABLE_PODS } else { reasons::TRIGGER };
             let why = Why { reason, trigger: Some(name.clone()), message: wish.message.clone() };
             return Way::Up(wish.replicas.unwrap_or(current), why);
@@ -325,7 +288,25 @@ impl Round<'_> {
         i32::try_from(self.group.late(self.view.now).count()).unwrap_or(i32::MAX)
     }
 
-    fn raise(&self, verdict: &mut Verdict, memory: &mut GroupMemory, room: &mut Room, wanted: i32, why: Why) {
+    /// How many nodes could go down to a floor.
+    fn able(&self, floor: i32) -> i32 {
+        // Whether those of a delegated group go is decided elsewhere.
+        if self.group.spec.actuation_mode == ActuationMode::Delegate || budget(self.group) == 0 {
+            return 0;
+        }
+        let unneeded = self.found.unneeded.groups.get(&self.group.name).map_or(0, Vec::len);
+        i32::try_from(unneeded).unwrap_or(i32::MAX).min(self.group.replicas - floor)
+    }
+
+    /// How far a group may be raised by itself.
+    fn raise(
+        &self,
+        verdict: &mut Verdict,
+        memory: &mut GroupMemory,
+        books: &mut Books<'_>,
+        wanted: i32,
+        why: &Why,
+    ) {
         let (group, view) = (self.group, self.view);
         let current = group.replicas;
         memory.past.want(view.now, wanted);
@@ -341,7 +322,7 @@ impl Round<'_> {
         let up = behavior.and_then(|behavior| behavior.scale_up.as_ref());
         let paced = memory.past.pace(view.now, current, up, None);
         let bounded = paced.replicas.min(verdict.bounds.1).max(current);
-        let allowed = room.allows(&group.name, bounded - current);
+        let allowed = books.room.allows(&group.name, bounded - current);
         let new = if verdict.backed_off.is_some() { 0 } else { allowed.nodes };
         let target = current + new.max(back);
         verdict.limited = match allowed.by {
@@ -353,21 +334,43 @@ impl Round<'_> {
             }
             None => Some(format!("{} hosts are free", group.free.all())),
         };
-        if target > current {
-            room.take(&group.name, target - current);
-            self.changes(memory, target - current);
+        let by = target - current;
+        if by > 0 {
+            books.room.take(&group.name, by);
             verdict.replicas = target;
-            verdict.change = Some(Change::Up(why));
+            verdict.change = Some(Change::Up(why.clone()));
+            // Bounds were set for this group alone, and what is there already makes nothing more uneven than it is.
+            let firm = back.max(verdict.bounds.0 - current).clamp(0, by);
+            books.raises.push(Raise { group: group.name.clone(), by, firm });
         }
     }
 
-    fn lower(
-        &self,
-        verdict: &mut Verdict,
-        memory: &mut GroupMemory,
-        (room, proven): (&mut Room, &mut Simulation<'_>),
-        floor: i32,
-    ) {
+    /// What is left of a raise beside those of others.
+    fn raised(&self, verdict: &mut Verdict, memory: &mut GroupMemory, books: &mut Books<'_>) {
+        let Some(raise) = books.raises.iter().find(|raise| raise.group == self.group.name) else { return };
+        let target = self.group.replicas + raise.by;
+        if target < verdict.replicas {
+            books.room.take(&self.group.name, target - verdict.replicas);
+            verdict.replicas = target;
+            verdict.limited = books.spread.refuses(&self.group.name);
+        }
+        match raise.by {
+            0 => verdict.change = None,
+            by => self.changes(memory, by),
+        }
+    }
+
+    /// Says that pods wait for a node that the group does not get.
+    fn refused(&self, verdict: &mut Verdict, spread: &Spread) {
+        if let Some(pods) = self.found.needs.refused.get(&self.group.name)
+            && verdict.limited.is_none()
+            && let Some(why) = spread.refuses(&self.group.name)
+        {
+            verdict.limited = Some(format!("{why}: {pods} pods wait"));
+        }
+    }
+
+    fn lower(&self, verdict: &mut Verdict, memory: &mut GroupMemory, books: &mut Books<'_>, floor: i32) {
         let (group, view) = (self.group, self.view);
         let current = group.replicas;
         let most = usize::try_from(current - floor).unwrap_or(0);
@@ -380,7 +383,7 @@ impl Round<'_> {
         let going = group.machines.iter().filter(|machine| machine.deleting).count();
         let budget = budget(group).saturating_sub(going).min(most - late);
         let chosen: Vec<_> = due.into_iter().take(budget).collect();
-        victims.extend(down::prove(proven, &chosen).into_iter().map(Victim::Node));
+        victims.extend(down::prove(&mut books.proven, &chosen).into_iter().map(Victim::Node));
         memory.past.want(view.now, current - i32::try_from(victims.len()).unwrap_or(0));
         let down = group.spec.behavior.as_ref().and_then(|behavior| behavior.scale_down.as_ref());
         let paced = memory.past.pace(view.now, current, None, down);
@@ -390,11 +393,16 @@ impl Round<'_> {
         if paced.held_by.is_some() && go < late + chosen.len() {
             verdict.limited = Some("behavior.scaleDown".to_owned());
         }
+        let go = books.lower(&group.name, late, victims.len());
+        if go < victims.len() {
+            victims.truncate(go);
+            verdict.limited = Some(books.spread.kept(&group.name));
+        }
         if victims.is_empty() {
             return;
         }
         let gone = i32::try_from(victims.len()).unwrap_or(0);
-        room.take(&group.name, -gone);
+        books.room.take(&group.name, -gone);
         self.changes(memory, -gone);
         verdict.replicas = current - gone;
         verdict.change = Some(Change::Down(because(&victims, late), victims));
@@ -414,7 +422,7 @@ impl Round<'_> {
             let since = memory.unneeded.get(&removal.node);
             since.is_some_and(|since| self.view.now.duration_since(*since).as_secs() >= wait)
         };
-        self.unneeded.groups.get(&self.group.name).into_iter().flatten().filter(due).cloned().collect()
+        self.found.unneeded.groups.get(&self.group.name).into_iter().flatten().filter(due).cloned().collect()
     }
 }
 
@@ -425,6 +433,8 @@ enum Way {
     Stay,
     /// Nothing may go: something is not known.
     Hold,
+    /// Nothing is changed.
+    Held,
 }
 
 fn because(victims: &[Victim], late: usize) -> Why {

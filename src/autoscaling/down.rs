@@ -7,6 +7,7 @@ use ferric_api::autoscaling::ScaleDownPolicy;
 use jiff::Timestamp;
 
 use super::schedule::{Blocked, DrainPolicy, NodeId, ScaleDown, Simulation};
+use super::spread::Spread;
 use super::{Group, NodeState, loads};
 
 /// A node that could go.
@@ -28,7 +29,86 @@ struct Candidate<'a> {
     machine: &'a str,
     utilization: f64,
     pods: usize,
-    domain_nodes: usize,
+}
+
+/// Nodes that are tried, the emptiest first; of equally empty ones those of the domain that is the fullest when their turn
+/// comes, or of the rack that was the fullest, where they are not to be spread. One that would leave its domain too empty waits
+/// as long as one of a fuller domain is left.
+struct Queue<'a> {
+    groups: &'a [&'a Group],
+    spread: Spread,
+    /// Nodes by rack, or by group where it is in none.
+    racks: BTreeMap<&'a str, usize>,
+    /// How many of each group are left.
+    able: BTreeMap<String, i32>,
+    /// By emptiness, group and name.
+    left: BTreeMap<(bool, i64), BTreeMap<usize, BTreeMap<&'a str, Candidate<'a>>>>,
+}
+
+impl<'a> Queue<'a> {
+    fn new(groups: &'a [&'a Group], spread: &Spread) -> Self {
+        let mut racks = BTreeMap::new();
+        for group in groups {
+            let nodes = group.machines.iter().filter(|machine| machine.node.is_some() && !machine.deleting);
+            *racks.entry(rack(group)).or_default() += nodes.count();
+        }
+        Self { groups, spread: spread.clone(), racks, able: BTreeMap::new(), left: BTreeMap::new() }
+    }
+
+    fn push(&mut self, group: usize, candidate: Candidate<'a>) {
+        let emptiness = (candidate.pods > 0, candidate.utilization.round() as i64);
+        *self.able.entry(self.groups[group].name.clone()).or_default() += 1;
+        let groups = self.left.entry(emptiness).or_default();
+        groups.entry(group).or_default().insert(candidate.node, candidate);
+    }
+
+    fn ids(&self) -> Vec<NodeId> {
+        let groups = self.left.values().flat_map(BTreeMap::values);
+        groups.flat_map(BTreeMap::values).map(|candidate| candidate.id).collect()
+    }
+
+    fn next(&mut self) -> Option<(usize, Candidate<'a>)> {
+        let chosen = self.left.iter().find_map(|(emptiness, groups)| {
+            let able =
+                groups.keys().filter(|group| !self.spread.keeps(&self.groups[**group].name, &self.able));
+            let group = able.max_by_key(|group| (self.nodes(**group), Reverse(**group)))?;
+            Some((*emptiness, *group))
+        });
+        // By rules about several topologies each may wait for another.
+        let first =
+            || self.left.iter().find_map(|(emptiness, groups)| Some((*emptiness, *groups.keys().next()?)));
+        let (emptiness, group) = chosen.or_else(first)?;
+        let groups = self.left.get_mut(&emptiness)?;
+        let nodes = groups.get_mut(&group)?;
+        let (_, candidate) = nodes.pop_first()?;
+        if nodes.is_empty() {
+            groups.remove(&group);
+        }
+        if groups.is_empty() {
+            self.left.remove(&emptiness);
+        }
+        self.able.entry(self.groups[group].name.clone()).and_modify(|able| *able -= 1);
+        Some((group, candidate))
+    }
+
+    /// A node of a group goes.
+    fn gone(&mut self, group: usize) {
+        self.spread.take(&self.groups[group].name, -1);
+    }
+
+    /// Nodes where a group is.
+    fn nodes(&self, group: usize) -> usize {
+        let group = self.groups[group];
+        match self.spread.places(&group.name).first() {
+            Some(place) => usize::try_from(self.spread.balance().nodes(place)).unwrap_or(0),
+            None => self.racks.get(rack(group)).copied().unwrap_or(0),
+        }
+    }
+}
+
+/// The rack of a group, or itself.
+fn rack(group: &Group) -> &str {
+    group.domain.as_deref().unwrap_or(&group.name)
 }
 
 /// What was found of nodes that might go.
@@ -45,24 +125,24 @@ pub(super) fn unneeded(
     simulation: &mut Simulation<'_>,
     groups: &[&Group],
     nodes: &BTreeMap<String, NodeState>,
+    spread: &Spread,
     now: Timestamp,
 ) -> Unneeded {
     let mut found = Unneeded::default();
-    let mut all: Vec<(&Group, Candidate<'_>)> = Vec::new();
-    for group in groups {
-        let candidates = candidates(simulation, group, groups, nodes, now);
-        all.extend(candidates.into_iter().map(|candidate| (*group, candidate)));
+    let mut queue = Queue::new(groups, spread);
+    for (at, group) in groups.iter().enumerate() {
+        for candidate in candidates(simulation, group, nodes, now) {
+            queue.push(at, candidate);
+        }
     }
-    // The emptiest first, of equally empty ones those of the fullest rack.
-    all.sort_by(|(group, a), (other, b)| {
-        let key = |c: &Candidate<'_>| (c.pods > 0, c.utilization.round() as i64, Reverse(c.domain_nodes));
-        key(a).cmp(&key(b)).then_with(|| group.name.cmp(&other.name)).then_with(|| a.node.cmp(b.node))
-    });
-    let ids: Vec<NodeId> = all.iter().map(|(_, candidate)| candidate.id).collect();
+    let ids = queue.ids();
     let mut pass = ScaleDown::new(simulation, DrainPolicy::default(), &ids);
-    for (group, candidate) in all {
+    while let Some((at, candidate)) = queue.next() {
         match remove(&mut pass, &candidate) {
-            Ok(removal) => found.groups.entry(group.name.clone()).or_default().push(removal),
+            Ok(removal) => {
+                queue.gone(at);
+                found.groups.entry(groups[at].name.clone()).or_default().push(removal);
+            }
             Err(blocked) => {
                 let why = explained(pass.simulation(), &blocked);
                 found.blocked.insert(candidate.node.to_owned(), why);
@@ -79,7 +159,7 @@ pub(super) fn prove(simulation: &mut Simulation<'_>, chosen: &[Removal]) -> Vec<
     let proven = chosen.iter().filter_map(|removal| {
         let id = pass.simulation().node(&removal.node)?;
         let (node, machine) = (removal.node.as_str(), removal.machine.as_str());
-        let candidate = Candidate { id, node, machine, utilization: 0.0, pods: 0, domain_nodes: 0 };
+        let candidate = Candidate { id, node, machine, utilization: 0.0, pods: 0 };
         remove(&mut pass, &candidate).ok()
     });
     proven.collect()
@@ -129,7 +209,6 @@ fn remove(pass: &mut ScaleDown<'_, '_>, candidate: &Candidate<'_>) -> Result<Rem
 fn candidates<'a>(
     simulation: &Simulation<'_>,
     group: &'a Group,
-    groups: &[&Group],
     nodes: &BTreeMap<String, NodeState>,
     now: Timestamp,
 ) -> Vec<Candidate<'a>> {
@@ -137,13 +216,6 @@ fn candidates<'a>(
     if rules.policy == ScaleDownPolicy::Never || group.hold.is_some() {
         return Vec::new();
     }
-    let domain_nodes = groups
-        .iter()
-        .filter(|other| other.name == group.name || other.domain.is_some() && other.domain == group.domain)
-        .map(|other| {
-            other.machines.iter().filter(|machine| machine.node.is_some() && !machine.deleting).count()
-        })
-        .sum();
     let old_enough = |state: &NodeState| {
         let age = state.created.map_or(0, |created| now.duration_since(created).as_secs());
         age >= i64::from(rules.min_node_lifetime_seconds)
@@ -172,7 +244,7 @@ fn candidates<'a>(
                     pods == 0 || utilization < f64::from(rules.utilization_threshold_percent)
                 }
             };
-            allowed.then_some(Candidate { id, node, machine: &machine.name, utilization, pods, domain_nodes })
+            allowed.then_some(Candidate { id, node, machine: &machine.name, utilization, pods })
         })
         .collect()
 }

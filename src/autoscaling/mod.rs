@@ -23,7 +23,9 @@ pub mod pools;
 pub mod replay;
 pub mod report;
 pub mod schedule;
+mod side;
 mod sketch;
+mod spread;
 mod standby;
 pub mod startup;
 #[cfg(test)]

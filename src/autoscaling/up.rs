@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::expander::{Candidate, ranks};
 use super::schedule::symbols::Sym;
 use super::schedule::{self, Plan, PodId, Simulation};
+use super::spread::Spread;
 use super::triggers::is_gpu;
 use super::{Group, Room};
 
@@ -32,6 +33,21 @@ pub(super) struct Needs {
     pub(super) groups: BTreeMap<String, Need>,
     /// Pods for which no group has a place, and why the groups have none for the first of them.
     pub(super) stranded: Vec<String>,
+    /// By group, how many of them a node of it would take that it does not get, or it would be spread too unevenly.
+    pub(super) refused: BTreeMap<String, usize>,
+}
+
+/// By what it is decided which group gets a node.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules<'a> {
+    /// Which of several groups that would do is raised.
+    pub(super) expanders: &'a [Expander],
+    /// What limits leave.
+    pub(super) room: &'a Room,
+    /// Where groups are.
+    pub(super) spread: &'a Spread,
+    /// The time.
+    pub(super) now: Timestamp,
 }
 
 /// Which pods a trigger counts: those of this priority and above, and of this age in seconds; the choosiest first.
@@ -42,10 +58,10 @@ pub(super) fn needs(
     simulation: &mut Simulation<'_>,
     groups: &[Group],
     able: &BTreeSet<String>,
-    expanders: &[Expander],
-    room: &Room,
-    now: Timestamp,
+    rules: &Rules<'_>,
 ) -> Needs {
+    let now = rules.now;
+    let mut spread = rules.spread.clone();
     for group in groups {
         if let Some(expected) = offer(simulation, group, 0, now) {
             simulation.expect(&expected);
@@ -69,7 +85,7 @@ pub(super) fn needs(
             pod.priority >= cutoff.0 && now.as_second() - pod.created >= i64::from(age.0)
         };
         let pods: Vec<PodId> = simulation.waiting().into_iter().filter(counts).collect();
-        left = batch(simulation, &pods, &members, expanders, room, now, &mut needs);
+        left = batch(simulation, &pods, &members, rules, &mut spread, &mut needs);
     }
     needs.stranded = left.into_iter().map(|pod| simulation.pod_name(pod)).collect();
     needs
@@ -88,38 +104,53 @@ fn batch(
     simulation: &mut Simulation<'_>,
     pods: &[PodId],
     members: &[(&Group, String)],
-    expanders: &[Expander],
-    room: &Room,
-    now: Timestamp,
+    rules: &Rules<'_>,
+    spread: &mut Spread,
     needs: &mut Needs,
 ) -> Vec<PodId> {
     let offers: Vec<(schedule::Group, &Group, &String)> = members
         .iter()
         .filter_map(|(group, trigger)| {
             let most = (group.effective_max() - group.replicas).max(0);
-            let limit = room.allows(&group.name, most).nodes;
-            let offer = offer(simulation, group, u32::try_from(limit).unwrap_or(0), now)?;
-            Some((offer, *group, trigger))
+            let limit = rules.room.allows(&group.name, most).nodes;
+            let offer = offer(simulation, group, u32::try_from(limit).unwrap_or(0), rules.now)?;
+            let places = spread.places(&group.name).to_vec();
+            Some((schedule::Group { places, ..offer }, *group, trigger))
         })
         .collect();
     let candidates: Vec<Candidate> =
         offers.iter().map(|(offer, group, _)| candidate(simulation, pods, offer, group)).collect();
-    let ranks = ranks(&candidates, expanders);
+    // Groups that are spread and that expanders do not tell apart are told apart by where fewer nodes are.
+    let mut expanders = rules.expanders.to_vec();
+    let spreads = offers.iter().any(|(offer, _, _)| !offer.places.is_empty());
+    if spreads && !expanders.is_empty() && !expanders.contains(&Expander::RackBalance) {
+        expanders.push(Expander::RackBalance);
+    }
+    let ranks = ranks(&candidates, &expanders);
     let groups: Vec<schedule::Group> = offers
         .iter()
         .zip(ranks)
         .map(|((offer, _, _), rank)| schedule::Group { rank, ..offer.clone() })
         .collect();
-    let plan = simulation.plan(pods, &groups);
+    let plan = simulation.plan_from(pods, &groups, spread.balance());
     for node in plan.nodes {
         let (_, group, trigger) = &offers[node.group];
+        spread.take(&group.name, 1);
         let need = needs.groups.entry(group.name.clone()).or_default();
         need.trigger.clone_from(trigger);
         need.nodes += 1;
         need.pods += node.pods.len();
         need.example = need.example.take().or_else(|| node.pods.first().map(|pod| simulation.pod_name(*pod)));
     }
+    for (at, _) in plan.unplaced.iter().flat_map(|unplaced| refusals(unplaced)) {
+        *needs.refused.entry(offers[*at].1.name.clone()).or_default() += 1;
+    }
     plan.unplaced.into_iter().map(|unplaced| unplaced.pod).collect()
+}
+
+/// Groups of which a node would have had a place for a pod, were it not for how groups are spread.
+fn refusals(unplaced: &schedule::Unplaced) -> impl Iterator<Item = &(usize, schedule::Reason)> {
+    unplaced.groups.iter().filter(|(_, reason)| *reason == schedule::Reason::GroupSpread)
 }
 
 /// A group as the simulation knows it; none where it is not known what a node of it would be.
@@ -143,6 +174,7 @@ pub(super) fn offer(
         rank: 0,
         size: u32::try_from(group.replicas).unwrap_or(0),
         only_for: gpu,
+        places: Vec::new(),
     })
 }
 

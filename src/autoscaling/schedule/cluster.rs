@@ -141,6 +141,11 @@ impl Cluster {
         self.nodes.iter().map(|(name, node)| (&**name, node))
     }
 
+    /// A node by its name.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
     /// The pods on a node and their namespaces.
     pub fn pods_on(&self, node: &str) -> impl Iterator<Item = (&str, &Pod)> {
         let node = self.symbols.get(node);

@@ -5,6 +5,7 @@
 //! can go: with a proof that names a new place for every pod on it ([`ScaleDown`]). No I/O, no clock, no log; the same
 //! objects give the same answers, whatever order they came in. What is simulated and what is not says [`model`].
 
+pub mod balance;
 mod bits;
 pub mod cluster;
 mod dice;

@@ -14,6 +14,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use super::balance::{Balance, Place};
 use super::cluster::Cluster;
 use super::fill::{Choice, Fill};
 use super::model::Node;
@@ -43,6 +44,8 @@ pub struct Group {
     pub size: u32,
     /// New nodes are only for pods that ask for this resource; others may use what is left on them.
     pub only_for: Option<Sym>,
+    /// Where its nodes are, in each topology over which they are to be spread.
+    pub places: Vec<Place>,
 }
 
 /// A node to add.
@@ -117,8 +120,40 @@ struct Growth<'g> {
     groups: &'g [Group],
     templates: Vec<usize>,
     planned: Vec<u32>,
+    balance: Balance,
     /// New nodes and their groups, in order.
     nodes: Vec<(usize, usize)>,
+}
+
+impl Growth<'_> {
+    /// Groups in the order in which they are asked. One that would become more uneven than it allows gives its turn to those
+    /// of its topology that would not.
+    fn order(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.groups.len()).collect();
+        order.sort_by_key(|&at| {
+            let group = &self.groups[at];
+            let size = group.size.saturating_add(self.planned[at]);
+            let nodes = group.places.first().map(|place| self.balance.nodes(place).max(0).unsigned_abs());
+            (group.rank, nodes.unwrap_or(size), size, &group.name, at)
+        });
+        let places = |at: usize| self.groups[at].places.iter();
+        let breaks = |at: usize| self.balance.breaks(&self.groups[at].places);
+        let mut turns: Vec<usize> = Vec::with_capacity(order.len());
+        for &at in &order {
+            if breaks(at) {
+                let near = |other: usize| {
+                    places(other).any(|other| places(at).any(|place| place.topology == other.topology))
+                };
+                let others = order.iter().copied().filter(|&other| near(other) && !breaks(other));
+                let others: Vec<usize> = others.filter(|other| !turns.contains(other)).collect();
+                turns.extend(others);
+            }
+            if !turns.contains(&at) {
+                turns.push(at);
+            }
+        }
+        turns
+    }
 }
 
 impl<'a> Simulation<'a> {
@@ -146,18 +181,23 @@ impl<'a> Simulation<'a> {
 
     /// Places pods on the nodes that are there and on new ones of these groups.
     pub fn plan(&mut self, pods: &[PodId], groups: &[Group]) -> Plan {
+        self.plan_from(pods, groups, &Balance::default())
+    }
+
+    /// The same, where the places of groups have nodes already.
+    pub fn plan_from(&mut self, pods: &[PodId], groups: &[Group], balance: &Balance) -> Plan {
         let before = self.mark();
-        let large = self.plan_by(pods, groups, Choice::Large);
+        let large = self.plan_by(pods, groups, balance, Choice::Large);
         if large.nodes.len() < 2 {
             return large;
         }
         self.rollback(before);
-        let mixed = self.plan_by(pods, groups, Choice::Mixed);
+        let mixed = self.plan_by(pods, groups, balance, Choice::Mixed);
         if self.cost(&mixed) < self.cost(&large) {
             return mixed;
         }
         self.rollback(before);
-        self.plan_by(pods, groups, Choice::Large)
+        self.plan_by(pods, groups, balance, Choice::Large)
     }
 
     /// The priorities of the pods that have no place, the highest first; then how many nodes are added. Less is better.
@@ -168,9 +208,15 @@ impl<'a> Simulation<'a> {
         (left, plan.nodes.len())
     }
 
-    fn plan_by(&mut self, pods: &[PodId], groups: &[Group], choice: Choice) -> Plan {
+    fn plan_by(&mut self, pods: &[PodId], groups: &[Group], balance: &Balance, choice: Choice) -> Plan {
         let templates = groups.iter().map(|group| self.template(&group.template)).collect();
-        let mut growth = Growth { groups, templates, planned: vec![0; groups.len()], nodes: Vec::new() };
+        let mut growth = Growth {
+            groups,
+            templates,
+            planned: vec![0; groups.len()],
+            balance: balance.clone(),
+            nodes: Vec::new(),
+        };
         let before = self.state.len();
         let mut plan = Plan::default();
         let mut runs = self.runs(pods);
@@ -303,13 +349,8 @@ impl<'a> Simulation<'a> {
 
     /// Adds a node on which a class fits, of the most preferred group that has one.
     fn open(&mut self, class: usize, growth: &mut Growth<'_>) -> Result<usize, Vec<(usize, Reason)>> {
-        let mut order: Vec<usize> = (0..growth.groups.len()).collect();
-        order.sort_by_key(|&at| {
-            let group = &growth.groups[at];
-            (group.rank, group.size.saturating_add(growth.planned[at]), &group.name, at)
-        });
         let mut why = Vec::new();
-        for at in order {
+        for at in growth.order() {
             let (group, template) = (&growth.groups[at], growth.templates[at]);
             let reason = match self.unsuited(class, group, template) {
                 Some(reason) => reason,
@@ -317,10 +358,15 @@ impl<'a> Simulation<'a> {
                 None => {
                     let mark = self.mark();
                     let node = self.add(template);
-                    let Some(reason) = self.why_not(class, NodeId::new(node)) else {
-                        growth.planned[at] += 1;
-                        growth.nodes.push((node, at));
-                        return Ok(node);
+                    let reason = match self.why_not(class, NodeId::new(node)) {
+                        Some(reason) => reason,
+                        None if growth.balance.refuses(&group.places) => Reason::GroupSpread,
+                        None => {
+                            growth.planned[at] += 1;
+                            growth.balance.add(&group.places, 1);
+                            growth.nodes.push((node, at));
+                            return Ok(node);
+                        }
                     };
                     self.rollback(mark);
                     reason

@@ -45,6 +45,8 @@ pub enum Reason {
     OthersAntiAffinity,
     /// The group may not have more nodes.
     GroupLimit,
+    /// The group's domain would have too many nodes more than another.
+    GroupSpread,
     /// New nodes of the group are for pods that ask for this resource.
     Reserved(String),
 }
@@ -74,6 +76,7 @@ impl fmt::Display for Reason {
             Self::AntiAffinity => f.write_str("pod anti-affinity does not match"),
             Self::OthersAntiAffinity => f.write_str("anti-affinity of a running pod does not match"),
             Self::GroupLimit => f.write_str("group is at its limit"),
+            Self::GroupSpread => f.write_str("nodes would be spread too unevenly"),
             Self::Reserved(resource) => write!(f, "new nodes are for pods that ask for {resource}"),
         }
     }

@@ -1,6 +1,7 @@
 //! Decisions in a world on a simulated clock.
 #![allow(clippy::unwrap_used)]
 
+mod spread;
 mod world;
 
 use ferric_api::autoscaling::TriggerState;

@@ -278,7 +278,8 @@ fn longest_pause() -> i32 {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Placement {
-    /// Over which topologies the groups of the cluster are balanced, upwards and downwards.
+    /// Over which topologies the groups of the cluster are balanced, upwards and downwards. Those that name the same label are
+    /// balanced together.
     #[schemars(length(max = 4))]
     pub topology_spread: Vec<TopologySpread>,
 }
@@ -287,7 +288,8 @@ pub struct Placement {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct TopologySpread {
-    /// Label of the nodes.
+    /// Label of the nodes. A group is in the domain that its nodes have or would have; without the label in the rack of its
+    /// hosts. A group in several domains is not limited.
     #[schemars(length(min = 1, max = 317))]
     pub topology_key: String,
     /// How many nodes more the fullest domain may have than the emptiest, 1 to 1000.
@@ -300,9 +302,9 @@ pub struct TopologySpread {
 /// What is done where a rule of placement cannot be kept; names as in a pod's topology spread constraints.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum UnsatisfiableAction {
-    /// The group is not raised.
+    /// The group is not raised. A node of it goes after those of fuller domains that could go.
     DoNotSchedule,
-    /// The group is raised if no other can be.
+    /// The group is raised if no other of the same topology can be.
     ScheduleAnyway,
 }
 

@@ -14,7 +14,16 @@ fn many(count: usize, prefix: &str, change: &Value) -> Vec<Pod> {
 
 fn group(cluster: &mut Cluster, name: &str, limit: u32, change: Value) -> Group {
     let template = cluster.template(&node("template", change));
-    Group { name: name.into(), template, limit, in_flight: 0, rank: 0, size: 0, only_for: None }
+    Group {
+        name: name.into(),
+        template,
+        limit,
+        in_flight: 0,
+        rank: 0,
+        size: 0,
+        only_for: None,
+        places: Vec::new(),
+    }
 }
 
 fn packed(cluster: &Cluster, groups: &[Group]) -> Packing {

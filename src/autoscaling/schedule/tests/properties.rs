@@ -289,6 +289,7 @@ fn groups(cluster: &mut Cluster, case: &Case, limit: u32) -> Vec<Group> {
         rank: 0,
         size: 0,
         only_for: None,
+        places: Vec::new(),
     };
     ends.into_iter().enumerate().map(group).collect()
 }

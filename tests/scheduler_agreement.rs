@@ -3,7 +3,8 @@
 //! Each case (`schedule::cases`) is made in a cluster of its own turn: nodes, pods that run, volumes. Then its waiting pods
 //! come one after the other, and for each the nodes that passed the filters of the scheduler must be those that the
 //! simulation says, which knows the same objects, as the API server stored them. A pod that is placed stays for the next
-//! ones; one that is not is taken away.
+//! ones; one that is not is taken away. That the cases would tell of a rule that the simulation had forgotten is tested beside it
+//! (`schedule/tests/spoiled.rs`).
 //!
 //! | variable | meaning | default |
 //! |---|---|---|
@@ -21,7 +22,7 @@ use std::fmt::Write as _;
 use std::time::Instant;
 
 use arena::{Arena, Verdict};
-use ferric::autoscaling::schedule::cases::{self, Case, Shape};
+use ferric::autoscaling::schedule::cases::compared;
 use ferric::autoscaling::schedule::{Cluster, Simulation};
 use k8s_openapi::api::core::v1::Pod;
 
@@ -41,17 +42,6 @@ struct Tally {
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-}
-
-/// Few constraints in one case, many in the next.
-fn case(seed: u64) -> Case {
-    let constraints = [5, 15, 30][usize::try_from(seed % 3).unwrap()];
-    let mut case = cases::case_of(seed, Shape { nodes: 7, bound: 10, waiting: 6, constraints });
-    for pod in &mut case.waiting {
-        // The simulation places pods beside others, never instead of them.
-        pod.spec.as_mut().unwrap().preemption_policy = Some("Never".to_owned());
-    }
-    case
 }
 
 /// What the simulation says of a pod and each node: nothing if it fits.
@@ -99,7 +89,7 @@ impl Tally {
 }
 
 async fn play(arena: &mut Arena, seed: u64, tally: &mut Tally) {
-    let case = case(seed);
+    let case = compared(seed);
     let mut cluster = arena.set_up(&case).await;
     for pod in &case.waiting {
         let pod = arena.submit(pod).await;
@@ -123,7 +113,7 @@ async fn play(arena: &mut Arena, seed: u64, tally: &mut Tally) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_simulation_says_what_the_scheduler_does() {
     let (first, cases) = (number("FERRIC_SCHEDULER_FIRST", 0), number("FERRIC_SCHEDULER_CASES", CASES));
-    let mut arena = Arena::start(&case(first).namespaces).await;
+    let mut arena = Arena::start(&compared(first).namespaces).await;
     let (begin, mut tally) = (Instant::now(), Tally::default());
     for seed in first..first + cases {
         play(&mut arena, seed, &mut tally).await;

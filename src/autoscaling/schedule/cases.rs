@@ -95,6 +95,17 @@ pub fn case_of(seed: u64, shape: Shape) -> Case {
     case
 }
 
+/// A case that is compared with the real kube-scheduler: few constraints in one, many in the next. Pods that wait do not
+/// preempt: the simulation places them beside others, never instead of them.
+pub fn compared(seed: u64) -> Case {
+    let constraints = [5, 15, 30][(seed % 3) as usize];
+    let mut case = case_of(seed, Shape { nodes: 7, bound: 10, waiting: 6, constraints });
+    for spec in case.waiting.iter_mut().filter_map(|pod| pod.spec.as_mut()) {
+        spec.preemption_policy = Some("Never".to_owned());
+    }
+    case
+}
+
 impl Case {
     /// The cluster of a case.
     pub fn cluster(&self) -> Cluster {

@@ -6,6 +6,7 @@ mod packing;
 mod properties;
 mod reference;
 mod requests;
+mod spoiled;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};

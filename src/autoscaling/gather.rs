@@ -3,7 +3,7 @@
 //! A group is found even where nothing of it may be changed: then [`Group::hold`] says why. Where there is nothing to be
 //! scaled, [`Unable`] says what is missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use ferric_api::autoscaling::{ActuationMode, ClusterAutoscalingPolicy, NodeGroupAutoscaler};
@@ -131,6 +131,7 @@ pub fn groups(
     let lowest = |autoscaler: &Arc<NodeGroupAutoscaler>| {
         (autoscaler.creation_timestamp().map(|time| time.0), autoscaler.uid())
     };
+    let index = Index::of(objects, nodes);
     objects
         .autoscalers
         .iter()
@@ -138,7 +139,7 @@ pub fn groups(
             let target = &autoscaler.spec.scale_target_ref;
             let same = objects.autoscalers.iter().filter(|other| other.spec.scale_target_ref == *target);
             let oldest = same.min_by_key(|other| lowest(other)).map(|oldest| oldest.name_any());
-            let gathered = group(objects, autoscaler, nodes, standby).map(|mut gathered| {
+            let gathered = group(objects, autoscaler, nodes, standby, &index).map(|mut gathered| {
                 if let Some(oldest) = oldest.filter(|oldest| *oldest != gathered.group.name) {
                     gathered.group.hold = Some(Hold::Older(oldest));
                 }
@@ -157,11 +158,41 @@ pub fn policies(objects: &Objects) -> Vec<Policy> {
     policies.iter().map(|policy| Policy { name: policy.name_any(), spec: policy.spec.clone() }).collect()
 }
 
+/// What is looked up for each machine: clusters have thousands.
+struct Index<'a> {
+    /// By MachineDeployment.
+    machines: HashMap<&'a str, Vec<&'a capi::Machine>>,
+    /// By name.
+    bare_metal_machines: HashMap<&'a str, &'a BareMetalMachine>,
+    /// Names of nodes by `spec.providerID`.
+    nodes: HashMap<&'a str, &'a String>,
+}
+
+impl<'a> Index<'a> {
+    fn of(objects: &'a Objects, nodes: &'a BTreeMap<String, NodeFacts>) -> Self {
+        let mut machines: HashMap<&str, Vec<&capi::Machine>> = HashMap::new();
+        for machine in &objects.machines {
+            if let Some(deployment) = machine.labels().get(capi::DEPLOYMENT_LABEL) {
+                machines.entry(deployment).or_default().push(machine);
+            }
+        }
+        let named =
+            |machine: &'a Arc<BareMetalMachine>| Some((machine.metadata.name.as_deref()?, &**machine));
+        let of_id = |(name, facts): (&'a String, &'a NodeFacts)| Some((facts.provider_id.as_deref()?, name));
+        Self {
+            machines,
+            bare_metal_machines: objects.bare_metal_machines.iter().filter_map(named).collect(),
+            nodes: nodes.iter().filter_map(of_id).collect(),
+        }
+    }
+}
+
 fn group(
     objects: &Objects,
     autoscaler: &NodeGroupAutoscaler,
     nodes: &BTreeMap<String, NodeFacts>,
     standby: &StandbyPlan,
+    index: &Index<'_>,
 ) -> Result<Gathered, Unable> {
     let (name, target) = (autoscaler.name_any(), &autoscaler.spec.scale_target_ref.name);
     let found = objects.deployments.iter().find(|deployment| deployment.name_any() == *target);
@@ -189,11 +220,7 @@ fn group(
         reason: "ReplicasUnset",
         message: format!("MachineDeployment {target} has no replicas: set them, 0 will do"),
     })?;
-    let of_group: Vec<_> = objects
-        .machines
-        .iter()
-        .filter(|machine| machine.labels().get(capi::DEPLOYMENT_LABEL) == Some(target))
-        .collect();
+    let of_group = index.machines.get(target.as_str()).map(Vec::as_slice).unwrap_or_default();
     let mut drains: Vec<Drain> = of_group
         .iter()
         .filter(|machine| machine.metadata.deletion_timestamp.is_none())
@@ -203,14 +230,14 @@ fn group(
     let staying = of_group.iter().filter(|machine| machine.metadata.deletion_timestamp.is_none()).count();
     let unpaid = unpaid(replicas, staying, drains.len());
     let mut machines: Vec<Machine> =
-        of_group.iter().map(|machine| self::machine(objects, machine, &drains, nodes)).collect();
+        of_group.iter().map(|machine| self::machine(machine, &drains, nodes, index)).collect();
     for drain in drains::pending(&drains, unpaid) {
         machines
             .iter_mut()
             .filter(|machine| machine.name == drain.machine)
             .for_each(|machine| machine.returnable = true);
     }
-    let marks = |machine: &&&Arc<capi::Machine>| {
+    let marks = |machine: &&&capi::Machine| {
         let mark = machine.annotations().get(capi::DELETE_MACHINE_ANNOTATION)?;
         let staying = machine.metadata.deletion_timestamp.is_none()
             && drains.iter().all(|drain| drain.machine != machine.name_any());
@@ -293,20 +320,18 @@ fn drain(machine: &capi::Machine, group: &str, nodes: &BTreeMap<String, NodeFact
 }
 
 fn machine(
-    objects: &Objects,
     machine: &capi::Machine,
     drains: &[Drain],
     nodes: &BTreeMap<String, NodeFacts>,
+    index: &Index<'_>,
 ) -> Machine {
     let name = machine.name_any();
     let referred = machine.status.as_ref().and_then(|status| status.node_ref.as_ref()).map(|node| &node.name);
-    let infrastructure = machine.spec.infrastructure_ref.as_ref().map(|reference| &reference.name);
-    let bare_metal =
-        objects.bare_metal_machines.iter().find(|found| Some(&found.name_any()) == infrastructure);
+    let infrastructure = machine.spec.infrastructure_ref.as_ref().map(|reference| reference.name.as_str());
+    let bare_metal = infrastructure.and_then(|name| index.bare_metal_machines.get(name));
     // A Node is there before Cluster API has seen it, and pods may run on it.
-    let id = bare_metal.and_then(|found| found.spec.provider_id.as_ref());
-    let joined = || nodes.iter().find(|(_, facts)| id.is_some() && facts.provider_id.as_ref() == id);
-    let node = referred.or_else(|| joined().map(|(name, _)| name));
+    let joined = || bare_metal.and_then(|found| index.nodes.get(found.spec.provider_id.as_deref()?)).copied();
+    let node = referred.or_else(joined);
     // A node of which nothing is known was one: it is not on its way.
     let arrived = node.filter(|node| nodes.get(*node).is_none_or(NodeFacts::was_ready));
     Machine {

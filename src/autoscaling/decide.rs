@@ -218,7 +218,13 @@ impl Round<'_> {
                 let said = format!("{pods} pods need {nodes} nodes more, e.g. {example}");
                 Wish::of(current, current.saturating_add(*nodes), Some(format!("{pods} pods")), said)
             }
-            None => Wish::of(current, 0, Some("0 pods".to_owned()), "no pod waits for a node of this group"),
+            None => {
+                let said = match self.found.needs.full.get(&self.group.name) {
+                    Some(why) => format!("pods wait that a node more would take, and there is none: {why}"),
+                    None => "no pod waits for a node of this group".to_owned(),
+                };
+                Wish::of(current, 0, Some("0 pods".to_owned()), said)
+            }
         }
     }
 
@@ -368,6 +374,9 @@ impl Round<'_> {
         {
             verdict.limited = Some(format!("{why}: {pods} pods wait"));
         }
+        // Of what nobody could be given nothing was wanted.
+        verdict.limited =
+            verdict.limited.take().or_else(|| self.found.needs.full.get(&self.group.name).cloned());
     }
 
     fn lower(&self, verdict: &mut Verdict, memory: &mut GroupMemory, books: &mut Books<'_>, floor: i32) {

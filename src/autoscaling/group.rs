@@ -174,6 +174,15 @@ impl Group {
         let hosts = i32::try_from(bound).unwrap_or(i32::MAX).saturating_add(self.free.all());
         self.spec.max_replicas.min(hosts)
     }
+
+    /// What keeps it from more nodes than [`effective_max`](Self::effective_max), in a few words.
+    #[must_use]
+    pub fn keeps(&self) -> String {
+        match self.spec.max_replicas {
+            most if self.effective_max() == most => format!("maxReplicas {most}"),
+            _ => format!("{} hosts are free", self.free.all()),
+        }
+    }
 }
 
 impl Machine {

@@ -31,6 +31,8 @@ pub(super) struct Need {
 pub(super) struct Needs {
     /// By group.
     pub(super) groups: BTreeMap<String, Need>,
+    /// Groups that can have no node more, though pods wait that would run on it: what keeps them.
+    pub(super) full: BTreeMap<String, String>,
     /// Pods for which no group has a place, and why the groups have none for the first of them.
     pub(super) stranded: Vec<String>,
     /// By group, how many of them a node of it would take that it does not get, or it would be spread too unevenly.
@@ -108,11 +110,12 @@ fn batch(
     spread: &mut Spread,
     needs: &mut Needs,
 ) -> Vec<PodId> {
+    let most =
+        |group: &Group| rules.room.allows(&group.name, (group.effective_max() - group.replicas).max(0));
     let offers: Vec<(schedule::Group, &Group, &String)> = members
         .iter()
         .filter_map(|(group, trigger)| {
-            let most = (group.effective_max() - group.replicas).max(0);
-            let limit = rules.room.allows(&group.name, most).nodes;
+            let limit = most(group).nodes;
             let offer = offer(simulation, group, u32::try_from(limit).unwrap_or(0), rules.now)?;
             let places = spread.places(&group.name).to_vec();
             Some((schedule::Group { places, ..offer }, *group, trigger))
@@ -133,6 +136,11 @@ fn batch(
         .map(|((offer, _, _), rank)| schedule::Group { rank, ..offer.clone() })
         .collect();
     let plan = simulation.plan_from(pods, &groups, spread.balance());
+    for at in plan.full {
+        let group = offers[at].1;
+        let why = most(group).by.map_or_else(|| group.keeps(), |by| format!("limit {by}"));
+        needs.full.insert(group.name.clone(), why);
+    }
     for node in plan.nodes {
         let (_, group, trigger) = &offers[node.group];
         spread.take(&group.name, 1);

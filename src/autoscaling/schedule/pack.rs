@@ -12,6 +12,7 @@
 //! several groups in an order of preference ([`Simulation::plan`]), in which pods spread over racks get nodes in each.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::balance::{Balance, Place};
@@ -75,6 +76,8 @@ pub struct Plan {
     pub nodes: Vec<NewNode>,
     /// Nowhere, in order.
     pub unplaced: Vec<Unplaced>,
+    /// Groups of which a node more would have been added, were it not for their limit.
+    pub full: BTreeSet<usize>,
 }
 
 impl Plan {
@@ -123,6 +126,8 @@ struct Growth<'g> {
     balance: Balance,
     /// New nodes and their groups, in order.
     nodes: Vec<(usize, usize)>,
+    /// Groups that were passed over for their limit alone.
+    full: BTreeSet<usize>,
 }
 
 impl Growth<'_> {
@@ -216,6 +221,7 @@ impl<'a> Simulation<'a> {
             planned: vec![0; groups.len()],
             balance: balance.clone(),
             nodes: Vec::new(),
+            full: BTreeSet::new(),
         };
         let before = self.state.len();
         let mut plan = Plan::default();
@@ -244,6 +250,7 @@ impl<'a> Simulation<'a> {
             }
         }
         self.split(&mut plan, &growth, before);
+        plan.full = growth.full;
         plan
     }
 
@@ -354,7 +361,10 @@ impl<'a> Simulation<'a> {
             let (group, template) = (&growth.groups[at], growth.templates[at]);
             let reason = match self.unsuited(class, group, template) {
                 Some(reason) => reason,
-                None if growth.planned[at] >= group.limit => Reason::GroupLimit,
+                None if growth.planned[at] >= group.limit => {
+                    growth.full.insert(at);
+                    Reason::GroupLimit
+                }
                 None => {
                     let mark = self.mark();
                     let node = self.add(template);

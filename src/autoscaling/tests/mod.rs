@@ -54,6 +54,30 @@ fn of_three_racks_one_of_which_is_full_the_others_are_filled_evenly() {
 }
 
 #[test]
+fn a_group_that_can_have_no_node_more_says_why() {
+    let mut world = World::new();
+    world.rack("a", 16, 1, Boot::After(60), quick());
+    world.rack("b", 16, 9, Boot::After(60), quick()).group.spec.max_replicas = 2;
+    world.add("web", 60, 1000, json!({}));
+    let limits = |decisions: &super::Decisions| -> Vec<Option<String>> {
+        decisions.groups.iter().map(|verdict| verdict.limited.clone()).collect()
+    };
+    let decisions = world.minutes(10);
+    assert_eq!((world.replicas("a"), world.replicas("b")), (1, 2));
+    assert_eq!(limits(&decisions), [Some("0 hosts are free".to_owned()), Some("maxReplicas 2".to_owned())]);
+    assert!(decisions.groups[0].triggers[0].1.message.contains("0 hosts are free"), "{decisions:?}");
+    assert!(!decisions.stranded.is_empty());
+
+    world.racks[1].group.spec.max_replicas = 9;
+    world.policies.push(policy(json!([{"name": "all", "resources": {"nodes": "3"}}])));
+    let decisions = world.minutes(10);
+    assert_eq!(limits(&decisions)[1].as_deref(), Some("limit policy/all (nodes)"));
+
+    world.keep("web", 20);
+    assert_eq!(limits(&world.minutes(10)), [None, None], "nothing waits any more");
+}
+
+#[test]
 fn a_group_whose_hosts_never_come_is_left_alone_and_another_takes_its_place() {
     let mut world = World::new();
     world.rack("a", 16, 10, Boot::Never, quick()).group.priority = 1;

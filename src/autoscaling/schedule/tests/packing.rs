@@ -61,6 +61,17 @@ fn a_group_grows_to_its_limit_and_no_further() {
     let packing = packed(&cluster, &[group]);
     assert_eq!((packing.plan.nodes.len(), packing.plan.unplaced.len()), (2, 2));
     assert_eq!(why(&packing.plan, 0), ["0: group is at its limit"]);
+    assert_eq!(packing.plan.full, [0].into());
+}
+
+#[test]
+fn a_group_that_is_passed_over_for_its_limit_is_told_though_another_takes_the_pod() {
+    let mut cluster = cluster(&[], &[pod("p", cpu("3"))]);
+    let full = group(&mut cluster, "a", 0, json!({}));
+    let small = group(&mut cluster, "b", 0, json!({"status": {"allocatable": {"cpu": "2"}}}));
+    let last = group(&mut cluster, "c", 1, json!({}));
+    let plan = packed(&cluster, &[full, small, last]).plan;
+    assert_eq!((plan.nodes_of(2), plan.full), (1, [0].into()), "no pod would run on one of b");
 }
 
 #[test]

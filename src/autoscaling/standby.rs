@@ -17,13 +17,11 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{Failures, FreeHosts};
-use crate::claim::score::{self, Rejection};
+use crate::claim::score::{self, FAILURES, Rejection};
 use crate::key::Key;
 
 /// For how long power cycles count.
 const DAY: SignedDuration = SignedDuration::from_hours(24);
-/// So many failures in a row are no accident.
-const FAILURES: u32 = 2;
 
 /// A host that no machine uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +87,7 @@ impl FreeHost {
                 .iter()
                 .flat_map(|record| record.stood_down_at.iter().map(|at| at.0))
                 .collect(),
-            failures: failures.as_ref().map_or(0, |failures| failures.count.max(0).unsigned_abs()),
+            failures: score::failures(host),
             failed_at: failures.as_ref().map(|failures| failures.last_time.0),
             failure: failures.map(|failures| failures.message).unwrap_or_default(),
             trouble,

@@ -1,7 +1,7 @@
 //! Which host for a machine: the filter with a reason for every host that is passed over, the deterministic score, and
 //! the sentence that is shown when no host is free.
 //!
-//! The order of preference is: the rack with the fewest hosts of the same cluster and owner set, then a host that stands by
+//! The order of preference is: a host that has not failed twice in a row, the rack with the fewest hosts of the same cluster and owner set, then a host that stands by
 //! in our agent, then a rendezvous hash of (machine UID, host UID). The hash makes many machines that choose at once, in one process or in two, choose
 //! different hosts although they see the same fleet.
 
@@ -211,6 +211,8 @@ pub fn reject(ask: &Ask, host: &BareMetalHost) -> Option<(Rejection, Option<Stri
 /// The better of two hosts has the smaller score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Score {
+    /// It failed again and again: only where there is no other.
+    fails: bool,
     neighbours: usize,
     /// It would have to be started first.
     starts: bool,
@@ -221,7 +223,26 @@ pub struct Score {
 pub fn score(ask: &Ask, host: &BareMetalHost, neighbours: usize) -> Score {
     let uid = host.metadata.uid.as_deref().unwrap_or_default();
     // Bigger wins in rendezvous hashing; smaller wins here.
-    Score { neighbours, starts: !stands_by(host), tie: !rendezvous(&ask.machine_uid, uid) }
+    Score {
+        fails: fails(host),
+        neighbours,
+        starts: !stands_by(host),
+        tie: !rendezvous(&ask.machine_uid, uid),
+    }
+}
+
+/// So many failures in a row are no accident.
+pub const FAILURES: u32 = 2;
+
+/// How often the host has failed in a row since it last ran what it was given.
+pub fn failures(host: &BareMetalHost) -> u32 {
+    let standby = host.status.as_ref().and_then(|status| status.standby.as_ref());
+    let failures = standby.and_then(|standby| standby.failures.as_ref());
+    failures.map_or(0, |failures| failures.count.max(0).unsigned_abs())
+}
+
+fn fails(host: &BareMetalHost) -> bool {
+    failures(host) >= FAILURES
 }
 
 /// Whether the host waits in our agent, so that it can be written to at once.
@@ -362,6 +383,32 @@ mod tests {
     #[test]
     fn a_free_host_is_taken() {
         assert_eq!(pick(&ask("m"), &[Arc::new(free_host("a"))]).unwrap(), "a");
+    }
+
+    #[test]
+    fn a_host_that_failed_twice_is_taken_only_where_there_is_no_other() {
+        let failed = |name: &str, count: i32| {
+            let mut host = free_host(name);
+            let failures = serde_json::json!({"count": count, "lastTime": "2026-01-01T00:00:00Z", "reason": "WriteFailed"});
+            let standby = serde_json::json!({ "failures": failures });
+            host.status.as_mut().unwrap().standby = Some(serde_json::from_value(standby).unwrap());
+            Arc::new(host)
+        };
+        let machines: Vec<String> = (0..32).map(|number| format!("m-{number}")).collect();
+        let picked = |count: i32, alone: bool| -> BTreeSet<String> {
+            let mut hosts = vec![failed("failed", count)];
+            if !alone {
+                hosts.push(Arc::new(free_host("other")));
+            }
+            let neighbours = |_: &str| 0;
+            let picked =
+                |machine: &String| choose(&ask(machine), &hosts, neighbours, |_| false).unwrap().name_any();
+            machines.iter().map(picked).collect()
+        };
+        let both = BTreeSet::from(["failed".to_owned(), "other".to_owned()]);
+        assert_eq!(picked(1, false), both, "once is an accident");
+        assert_eq!(picked(2, false), BTreeSet::from(["other".to_owned()]));
+        assert_eq!(picked(2, true), BTreeSet::from(["failed".to_owned()]));
     }
 
     /// One change that makes a free host not free, and what is said of it.

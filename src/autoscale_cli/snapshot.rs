@@ -241,6 +241,8 @@ impl Snapshot {
                     let boot = status.and_then(|known| known.status.as_ref()?.boot_seconds.as_ref());
                     found.group.boot = Learned::of(boot).sketch;
                     if let Ok(cluster) = &mut prepared.cluster {
+                        let (like, machines) = (found.template.as_ref(), &found.group.machines);
+                        startup::complete(cluster, like, machines, &states, at);
                         found.group.template = template(&found, &states, cluster);
                     }
                     prepared.groups.push(found.group.clone());

@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node;
 
-use super::NodeState;
 use super::schedule::Cluster;
+use super::{Machine, NodeState};
 
 /// How long after its creation a node counts as starting, in seconds: `MaxNodeStartupTime` of cluster-autoscaler
 /// (`cluster-autoscaler/clusterstate/clusterstate.go`), 15 minutes. Taints that stay longer are taken as they are.
@@ -33,13 +34,32 @@ fn is_of_start(key: &str) -> bool {
     TAINTS.contains(&key) || PREFIXES.iter().any(|prefix| key.starts_with(prefix))
 }
 
+/// Whether a node is ready and has just begun.
+fn starts(state: &NodeState, now: Timestamp) -> bool {
+    state.ready && state.created.is_some_and(|created| now.duration_since(created).as_secs() < STARTS)
+}
+
 /// Takes nodes that are ready and have just begun without the taints of their start.
 pub fn settle(cluster: &mut Cluster, nodes: &BTreeMap<String, NodeState>, now: Timestamp) {
-    let starts = |state: &NodeState| {
-        state.ready && state.created.is_some_and(|created| now.duration_since(created).as_secs() < STARTS)
-    };
-    for (name, _) in nodes.iter().filter(|(_, state)| starts(state)) {
+    for (name, _) in nodes.iter().filter(|(_, state)| starts(state, now)) {
         cluster.untaint(name, is_of_start);
+    }
+}
+
+/// Takes those of a group's nodes that are ready and have just begun with all that the group's template has: Cluster API
+/// carries labels over only when it has found the Node, and devices are there only when their plugin runs on it.
+pub fn complete(
+    cluster: &mut Cluster,
+    template: Option<&Node>,
+    machines: &[Machine],
+    nodes: &BTreeMap<String, NodeState>,
+    now: Timestamp,
+) {
+    let Some(template) = template.map(|template| cluster.template(template)) else { return };
+    for node in machines.iter().filter_map(|machine| machine.node.as_deref()) {
+        if nodes.get(node).is_some_and(|state| starts(state, now)) {
+            cluster.complete(node, &template);
+        }
     }
 }
 
@@ -47,7 +67,7 @@ pub fn settle(cluster: &mut Cluster, nodes: &BTreeMap<String, NodeState>, now: T
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use k8s_openapi::api::core::v1::{Node, Pod};
+    use k8s_openapi::api::core::v1::Pod;
     use serde_json::json;
 
     use super::*;
@@ -92,5 +112,56 @@ mod tests {
         }
         assert!(!fits("gpu", true, 3), "that one is meant");
         assert!(!fits("node.kubernetes.io/disk-pressure", true, 3));
+    }
+    /// Of a node with processors alone, and a template that has a label and devices too.
+    fn takes(asks: serde_json::Value, age: i64) -> bool {
+        let node = |labels: serde_json::Value, more: &[(&str, &str)]| -> Node {
+            let mut allocatable = json!({"cpu": "4", "memory": "8Gi", "pods": "10"});
+            for (resource, amount) in more {
+                allocatable[resource] = json!(amount);
+            }
+            let conditions = json!([{"type": "Ready", "status": "True"}]);
+            serde_json::from_value(json!({
+                "metadata": {"name": "n", "labels": labels},
+                "status": {"allocatable": allocatable, "conditions": conditions},
+            }))
+            .unwrap()
+        };
+        let mut cluster = Cluster::default();
+        cluster.put_node(&node(json!({"pool": "own", "kubernetes.io/hostname": "n"}), &[]));
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "d"},
+            "spec": {
+                "nodeSelector": asks["labels"],
+                "containers": [{"name": "c", "resources": {"requests": asks["requests"]}}],
+            },
+        }))
+        .unwrap();
+        cluster.put_pod(&pod);
+        let template = node(
+            json!({"pool": "other", "node.cluster.x-k8s.io/kind": "a"}),
+            &[("cpu", "8"), ("nvidia.com/gpu", "2")],
+        );
+        let machine = Machine { node: Some("n".to_owned()), ..Machine::default() };
+        let now = Timestamp::from_second(NOW).unwrap();
+        let state = NodeState { ready: true, created: Timestamp::from_second(NOW - age).ok(), held: false };
+        let states = BTreeMap::from([("n".to_owned(), state)]);
+        complete(&mut cluster, Some(&template), &[machine], &states, now);
+        let simulation = cluster.simulate();
+        let pod = simulation.waiting()[0];
+        simulation.feasible(pod, simulation.node("n").unwrap()).is_ok()
+    }
+
+    #[test]
+    fn a_node_that_has_just_begun_has_what_it_will_have() {
+        let kind = json!({"labels": {"node.cluster.x-k8s.io/kind": "a"}});
+        let gpus = json!({"requests": {"nvidia.com/gpu": "2"}});
+        for asks in [&kind, &gpus] {
+            assert!(takes(asks.clone(), 3), "{asks}");
+            assert!(!takes(asks.clone(), 900), "{asks}: it has not come");
+        }
+        assert!(!takes(json!({"requests": {"nvidia.com/gpu": "3"}}), 3));
+        assert!(!takes(json!({"requests": {"cpu": "5"}}), 3), "what it says of itself counts");
+        assert!(takes(json!({"labels": {"pool": "own", "kubernetes.io/hostname": "n"}}), 3));
     }
 }

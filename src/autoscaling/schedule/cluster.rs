@@ -78,6 +78,20 @@ impl Cluster {
         }
     }
 
+    /// Gives a node the labels, and of devices the amounts, that another has and it lacks.
+    pub fn complete(&mut self, node: &str, like: &Node) {
+        let Some(node) = self.nodes.get_mut(node) else { return };
+        let labels = like.labels.iter().filter(|(key, _)| *key != Sym::HOSTNAME);
+        node.labels = Labels::new(node.labels.iter().chain(labels).collect());
+        // What is of nobody has no slash in its name: processors, memory, disk.
+        let device = |resource: Sym| self.symbols.name(resource).contains('/');
+        let mut amounts: BTreeMap<Sym, i64> = node.allocatable.iter().copied().collect();
+        for (resource, amount) in like.allocatable.iter().filter(|(resource, _)| device(*resource)) {
+            amounts.entry(*resource).or_insert(*amount);
+        }
+        node.allocatable = amounts.into_iter().collect();
+    }
+
     /// Adds or replaces a budget.
     pub fn insert_budget(&mut self, budget: Budget) {
         self.budgets.insert(key(self.symbols.name(budget.namespace), &budget.name), budget);

@@ -286,6 +286,8 @@ impl Round {
         for gathered in &self.found {
             let mut group = gathered.group.clone();
             if let Some(cluster) = &mut cluster {
+                let (like, machines) = (gathered.template.as_ref(), &group.machines);
+                startup::complete(cluster, like, machines, &self.nodes, self.now);
                 group.template = template(gathered, &self.nodes, cluster);
             }
             groups.push(group);

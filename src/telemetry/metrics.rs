@@ -304,6 +304,12 @@ impl Metrics {
         self.node_group_number(namespace, group, "quarantined", hosts);
     }
 
+    /// Shows nothing any more of a node group that is gone.
+    pub fn node_group_gone(&self, namespace: &str, group: &str) {
+        self.node_group(namespace, group, &NodeGroupAutoscalerStatus::default());
+        self.node_group_quarantined(namespace, group, None);
+    }
+
     fn node_group_number(&self, namespace: &str, group: &str, what: &'static str, number: Option<i32>) {
         let labels = GroupLabels { namespace: namespace.to_owned(), group: group.to_owned(), what };
         match number {
@@ -466,6 +472,28 @@ mod tests {
             assert!(text.contains(line), "{line} is missing in:\n{text}");
         }
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn of_a_group_that_is_gone_nothing_is_left() {
+        let metrics = Metrics::new();
+        let status = NodeGroupAutoscalerStatus {
+            current_replicas: Some(1),
+            desired_replicas: Some(2),
+            effective_min_replicas: Some(0),
+            effective_max_replicas: Some(3),
+            in_flight: Some(1),
+            usable_hosts: Some(4),
+            ..NodeGroupAutoscalerStatus::default()
+        };
+        for group in ["a", "b"] {
+            metrics.node_group("racks", group, &status);
+            metrics.node_group_quarantined("racks", group, Some(0));
+        }
+        metrics.node_group_gone("racks", "b");
+        let text = metrics.encode();
+        assert_eq!(text.matches("group=\"a\"").count(), 7, "{text}");
+        assert_eq!(text.matches("group=\"b\"").count(), 0, "{text}");
     }
 
     #[test]

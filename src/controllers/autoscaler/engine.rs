@@ -196,8 +196,7 @@ impl Engine {
             let known = objects.autoscalers.iter().any(|known| known.name_any() == *name);
             if !known {
                 // Of a group that is no more no number is shown, nor does an alert go on about it.
-                context.metrics.node_group(namespace, name, &NodeGroupAutoscalerStatus::default());
-                context.metrics.node_group_quarantined(namespace, name, None);
+                context.metrics.node_group_gone(namespace, name);
             }
             known
         });

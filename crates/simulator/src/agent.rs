@@ -124,10 +124,22 @@ fn inventory(spec: &ServerSpec) -> v1::Inventory {
         hostname: spec.name.clone(),
         memory_modules: memory_modules(spec),
         installed_memory_bytes: u64::from(class.memory_gib) << 30,
-        gpus: Vec::new(),
+        gpus: (0..class.gpus).map(gpu).collect(),
         secure_boot: Some(false),
         neighbours_pending: false,
         bmc: Some(in_band_bmc(spec)),
+    }
+}
+
+fn gpu(number: u32) -> v1::Gpu {
+    v1::Gpu {
+        pci_address: format!("0000:{:02x}:00.0", 0x17 + number),
+        // NVIDIA in the PCI ID Repository.
+        vendor_id: "10de".to_owned(),
+        device_id: "20b5".to_owned(),
+        vendor: "NVIDIA".to_owned(),
+        model: "Simulated GPU".to_owned(),
+        driver: String::new(),
     }
 }
 

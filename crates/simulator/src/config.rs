@@ -153,6 +153,8 @@ pub struct HardwareClass {
     pub nics: u32,
     /// Disks; firmware boots from the first.
     pub disks: Vec<DiskClass>,
+    /// GPUs of NVIDIA.
+    pub gpus: u32,
     /// The family of its BMC.
     pub bmc: Family,
 }
@@ -222,6 +224,7 @@ impl Default for HardwareClass {
             memory_gib: 64,
             nics: 2,
             disks: vec![DiskClass::default()],
+            gpus: 0,
             bmc: Family::Plain,
         }
     }

@@ -30,9 +30,9 @@ struct Options {
     /// Servers are called PREFIX and a number.
     #[arg(long, default_value = "host-")]
     prefix: String,
-    /// Hardware class as NAME:CORES:MEMORY_GIB:DISK_MIB[:hdd|ssd|nvme][:BMC]; give it several times for several classes,
-    /// which the servers of a rack take in turn. BMC is the family whose Redfish is imitated: plain, idrac, ilo, xcc,
-    /// supermicro, megarac or listed.
+    /// Hardware class as NAME:CORES:MEMORY_GIB:DISK_MIB[:hdd|ssd|nvme][:BMC][:gpus=N]; give it several times for several
+    /// classes, which the servers of a rack take in turn. BMC is the family whose Redfish is imitated: plain, idrac, ilo,
+    /// xcc, supermicro, megarac or listed.
     #[arg(long = "class", value_name = "CLASS", value_parser = parse_class)]
     classes: Vec<HardwareClass>,
     /// Address of the first BMC, in 127.0.0.0/8; the others follow.
@@ -105,7 +105,8 @@ enum Speed {
 }
 
 fn parse_class(text: &str) -> Result<HardwareClass, String> {
-    const FORM: &str = "expected NAME:CORES:MEMORY_GIB:DISK_MIB[:hdd|ssd|nvme][:BMC]";
+    const FORM: &str = "expected NAME:CORES:MEMORY_GIB:DISK_MIB[:hdd|ssd|nvme][:BMC][:gpus=N]";
+    let (text, gpus) = text.split_once(":gpus=").unwrap_or((text, "0"));
     let parts: Vec<&str> = text.split(':').collect();
     let [name, cores, memory, disk, rest @ ..] = parts.as_slice() else { return Err(FORM.to_owned()) };
     let (kind, bmc) = match rest {
@@ -124,6 +125,7 @@ fn parse_class(text: &str) -> Result<HardwareClass, String> {
         HardwareClass::sized(name, number("cores", cores)?, number("memory", memory)?, size_bytes);
     class.disks = vec![DiskClass { size_bytes, kind, ..DiskClass::default() }];
     class.bmc = bmc;
+    class.gpus = number("number of GPUs", gpus)?;
     Ok(class)
 }
 

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::control_plane::ControlPlaneRole;
 use self::kubeadm::{INIT_FILE, JOIN_FILE, JoinConfiguration};
+use self::node::NodeFacts;
 use self::user_data::Instructions;
 use self::worker::Identity;
 use crate::life::Exit;
@@ -185,13 +186,13 @@ async fn run_worker(
         os.message.clear();
     });
     server.note_state("NodeReady", identity.name.clone());
-    keep_alive(server, kube, &identity.name).await
+    keep_alive(server, kube, &facts).await
 }
 
 /// Renews the node's lease and tends its pods for as long as the machine runs.
-async fn keep_alive(server: &Arc<Server>, kube: kube::Kube, name: &str) -> Result<(), String> {
-    let config = &server.shared.config;
-    if config.node_heartbeat.is_none() && config.node_pods.is_none() {
+async fn keep_alive(server: &Arc<Server>, kube: kube::Kube, facts: &NodeFacts) -> Result<(), String> {
+    let (config, name) = (&server.shared.config, facts.name.as_str());
+    if config.node_heartbeat.is_none() && config.node_pods.is_none() && facts.gpus == 0 {
         // Nothing to say: do not even keep the client.
         drop(kube);
         return std::future::pending().await;
@@ -214,8 +215,20 @@ async fn keep_alive(server: &Arc<Server>, kube: kube::Kube, name: &str) -> Resul
             tokio::time::sleep(every).await;
         }
     };
-    tokio::join!(beats, pods);
-    Ok(())
+    let devices = async {
+        if facts.gpus == 0 {
+            return;
+        }
+        // A device plugin is a pod itself.
+        tokio::time::sleep(config.node_pods.unwrap_or_default()).await;
+        while let Err(error) = node::plug_in(&kube, name, facts.gpus).await {
+            tracing::debug!(server = server.spec.name, %error, "GPUs not reported");
+            tokio::time::sleep(server.jitter(Duration::from_secs(1), 0)).await;
+        }
+    };
+    tokio::join!(beats, pods, devices);
+    // Without any of the others it just runs.
+    std::future::pending().await
 }
 
 /// The power is gone: what the cluster would notice by itself after a while is said at once. Whoever still runs of the

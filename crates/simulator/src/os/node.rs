@@ -17,6 +17,8 @@ pub(crate) struct NodeFacts {
     /// Port of the kubelet's server.
     pub(crate) kubelet_port: Option<u16>,
     pub(crate) capacity: Capacity,
+    /// GPUs, which a device plugin reports once the node is there.
+    pub(crate) gpus: u32,
     pub(crate) arch: String,
     pub(crate) machine_id: String,
     pub(crate) system_uuid: String,
@@ -42,6 +44,7 @@ impl NodeFacts {
                 cpu: class.sockets * class.cores_per_socket * class.threads_per_core,
                 memory_gib: class.memory_gib,
             },
+            gpus: class.gpus,
             arch: class.cpu_arch.clone(),
             machine_id: spec.uuid.simple().to_string(),
             system_uuid: spec.uuid.to_string(),
@@ -139,6 +142,13 @@ pub(crate) async fn register(kube: &Kube, facts: &NodeFacts) -> Result<(), KubeE
     // A node may not read `nodes/status`, so this is a patch without a look.
     kube.patch(&format!("{path}/status"), &json!({"status": facts.status(version)})).await?;
     Ok(())
+}
+
+/// Reports the node's GPUs, as kubelet does when NVIDIA's device plugin has registered with it.
+pub(crate) async fn plug_in(kube: &Kube, name: &str, gpus: u32) -> Result<(), KubeError> {
+    let devices = json!({"nvidia.com/gpu": gpus.to_string()});
+    let status = json!({"status": {"capacity": devices, "allocatable": devices}});
+    kube.patch(&format!("/api/v1/nodes/{name}/status"), &status).await.map(drop)
 }
 
 /// What the node-lifecycle controller says of a node whose kubelet is silent. A machine without power cannot say it;

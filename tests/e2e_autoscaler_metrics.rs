@@ -13,25 +13,23 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use e2e::{LIMIT, NAMESPACE, wait_for_state};
+use e2e::{LIMIT, NAMESPACE};
 use ferric_api::autoscaling::{Direction, NodeGroupAutoscaler, TriggerState, TriggerStatus};
-use ferric_api::condition;
-use ferric_api::host::ProvisioningState as State;
-use ferric_testbed::stack::ClusterRequest;
 use ferric_testbed::{Stack, wait_until};
-use groups::{core, groups, machines, patch_group, replicas, rounds, wait_for_group};
+use groups::{
+    CLUSTER, DEPLOYMENT, autoscaler, core, groups, machines, patch_group, pause, replicas, rounds, says,
+    wait_for_group,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::DeleteParams;
 use prometheus::{Door, Exporter, INSTALL, PROMTOOL, Prometheus};
 use serde_json::{Value, json};
 
-const CLUSTER: &str = "prod";
-const DEPLOYMENT: &str = "prod-workers";
 const GROUP: &str = "workers";
 const TRIGGER: &str = "queue";
 const QUERY: &str = "sum(queue_length)";
-const NAMES: [&str; 3] = ["host-01", "host-02", "host-03"];
+const HOSTS: usize = 3;
 /// Rounds of the autoscaler after which what it would do were done.
 const ROUNDS: u64 = 5;
 
@@ -45,30 +43,13 @@ struct World {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "make test-autoscaler"]
 async fn a_group_follows_a_query() {
-    let stack = Stack::builder()
-        .cluster_api(true)
-        .fleet(NAMES.len(), 1)
-        .simulator_flag("node-pods-seconds", "1")
-        .manager_flag("autoscaler-scan-interval-seconds", "1")
-        .start()
-        .await
-        .unwrap_or_else(|error| panic!("{error}"));
+    let stack = groups::stack(HOSTS, 1, |builder| builder).await;
     let exporter = Exporter::start(0).await;
     let manager = stack.manager.metrics_address();
     let folder = stack.bed.dir().join("prometheus");
     let prometheus = Prometheus::start(&folder, &[exporter.address(), &manager], &[alerts()]).await;
     let mut world = World { prometheus, exporter, stack };
-    for name in NAMES {
-        wait_for_state(&world.stack, name, State::Available).await;
-    }
-    let request = ClusterRequest {
-        name: CLUSTER,
-        namespace: NAMESPACE,
-        workers: 0,
-        image: &world.stack.image,
-        variables: vec![],
-    };
-    let created = request.create_with_external_control_plane(&world.stack.bed).await.unwrap();
+    let created = groups::cluster(&world.stack, false).await;
 
     it_is_raised(&world).await;
     an_outage_lowers_nothing(&mut world).await;
@@ -88,18 +69,13 @@ async fn a_group_follows_a_query() {
 async fn it_is_raised(world: &World) {
     let stack = &world.stack;
     world.say(120).await;
-    let autoscaler = json!({
-        "apiVersion": "infrastructure.cluster.x-k8s.io/v1alpha1", "kind": "NodeGroupAutoscaler",
-        "metadata": {"name": GROUP, "namespace": NAMESPACE},
-        "spec": {
-            "clusterName": CLUSTER, "actuationMode": "Direct", "minReplicas": 0, "maxReplicas": 10,
-            "scaleTargetRef": target(),
-            "triggers": [trigger(&world.prometheus.url(), None)],
-            // For now nothing is unneeded for long enough.
-            "scaleDown": {"unneededSeconds": 3600, "minNodeLifetimeSeconds": 0},
-            "behavior": {"scaleDown": {"stabilizationWindowSeconds": 3}},
-        },
-    });
+    let change = json!({"spec": {
+        "maxReplicas": 10, "triggers": [trigger(&world.prometheus.url(), None)],
+        // For now nothing is unneeded for long enough.
+        "scaleDown": {"unneededSeconds": 3600, "minNodeLifetimeSeconds": 0},
+        "behavior": {"scaleDown": {"stabilizationWindowSeconds": 3}},
+    }});
+    let autoscaler = autoscaler(GROUP, DEPLOYMENT, change);
     stack.bed.apply(&autoscaler.to_string()).await.unwrap();
     let group = wait_for_group(stack, GROUP, "three nodes", |group| {
         let status = group.status.clone().unwrap_or_default();
@@ -213,14 +189,7 @@ async fn a_paused_cluster_is_left_alone(world: &World) {
 /// Of two autoscalers of one MachineDeployment.
 async fn the_younger_of_two_waits(stack: &Stack) {
     const RIVAL: &str = "rival";
-    let rival = json!({
-        "apiVersion": "infrastructure.cluster.x-k8s.io/v1alpha1", "kind": "NodeGroupAutoscaler",
-        "metadata": {"name": RIVAL, "namespace": NAMESPACE},
-        "spec": {
-            "clusterName": CLUSTER, "actuationMode": "Direct", "minReplicas": 3, "maxReplicas": 3,
-            "scaleTargetRef": target(),
-        },
-    });
+    let rival = autoscaler(RIVAL, DEPLOYMENT, json!({"spec": {"minReplicas": 3, "maxReplicas": 3}}));
     stack.bed.apply(&rival.to_string()).await.unwrap();
     let group = wait_for_group(stack, RIVAL, "to be on hold", |group| {
         active(group).is_some_and(|active| active.reason == "OnHold")
@@ -288,10 +257,7 @@ async fn the_other_autoscaler_is_told(world: &World) {
     let patience = &annotations["cluster.x-k8s.io/autoscaling-options-maxnodeprovisiontime"];
     let seconds = patience.strip_suffix('s').and_then(|seconds| seconds.parse::<u32>().ok());
     assert!(seconds.is_some_and(|seconds| seconds > 0), "{patience}");
-    wait_for_group(stack, GROUP, "to be delegated", |group| {
-        condition::is_true(&group.status.clone().unwrap_or_default().conditions, "Delegated")
-    })
-    .await;
+    wait_for_group(stack, GROUP, "to be delegated", |group| groups::told(group, "Delegated").is_some()).await;
     rounds(stack, ROUNDS).await;
     assert_eq!(replicas(stack, DEPLOYMENT).await, 1, "the other one writes it");
     world.say(40).await;
@@ -374,10 +340,6 @@ fn alerts() -> PathBuf {
     root().join("docs/alerts/ferric.yaml")
 }
 
-fn target() -> Value {
-    json!({"apiGroup": "cluster.x-k8s.io", "kind": "MachineDeployment", "name": DEPLOYMENT})
-}
-
 /// The query at a server, with the token of a Secret.
 fn trigger(server: &str, credentials: Option<&str>) -> Value {
     let mut details = json!({
@@ -395,7 +357,7 @@ fn queue(group: &NodeGroupAutoscaler) -> Option<TriggerStatus> {
 }
 
 fn active(group: &NodeGroupAutoscaler) -> Option<Condition> {
-    condition::get(&group.status.as_ref()?.conditions, "ScalingActive").cloned()
+    says(group, "ScalingActive")
 }
 
 /// Changes the group, and waits until that was seen.
@@ -412,11 +374,6 @@ async fn wait_for_active(stack: &Stack) {
         active(group).is_some_and(|active| active.reason == "Measured")
     })
     .await;
-}
-
-async fn pause(stack: &Stack, paused: bool) {
-    let change = json!({"spec": {"paused": paused}});
-    core(stack, "Cluster").patch(CLUSTER, &PatchParams::default(), &Patch::Merge(change)).await.unwrap();
 }
 
 async fn token(stack: &Stack, token: &str) {

@@ -136,6 +136,30 @@ fn of_equally_empty_nodes_those_of_the_fullest_rack_go() {
     assert_eq!((replicas(&world), world.pending()), (vec![1, 1, 1], 0));
 }
 
+#[test]
+fn a_node_of_a_fuller_rack_goes_first() {
+    for (action, first) in [("DoNotSchedule", [2, 2]), ("ScheduleAnyway", [1, 2])] {
+        let mut spec = spread(1, action);
+        spec["scaleDown"] = json!({"unneededSeconds": 0, "minNodeLifetimeSeconds": 0});
+        spec["behavior"] = json!({"scaleDown": {"stabilizationWindowSeconds": 0}});
+        let mut world = World::new();
+        for (name, nodes) in [("a", 2), ("b", 3)] {
+            spec["minReplicas"] = json!(nodes);
+            world.rack(name, 16, 9, Boot::After(60), spec.clone());
+        }
+        world.minutes(5);
+        assert_eq!((replicas(&world), world.nodes()), (vec![2, 3], 5));
+        world.racks.iter_mut().for_each(|rack| rack.group.spec.min_replicas = 0);
+        let decisions = world.step(60);
+        assert_eq!(replicas(&world), first, "{action}");
+        let waits =
+            limited(&decisions, "a").is_some_and(|why| why.contains("a fuller domain of rack goes first"));
+        assert_eq!(waits, action == "DoNotSchedule");
+        world.minutes(10);
+        assert_eq!(replicas(&world), [0, 0]);
+    }
+}
+
 fn skew(replicas: &[i32]) -> i32 {
     replicas.iter().max().unwrap() - replicas.iter().min().unwrap()
 }

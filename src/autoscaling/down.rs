@@ -31,6 +31,9 @@ struct Candidate<'a> {
     pods: usize,
 }
 
+/// Nodes of a group.
+type ByName<'a> = BTreeMap<&'a str, Candidate<'a>>;
+
 /// Nodes that are tried, the emptiest first; of equally empty ones those of the domain that is the fullest when their turn
 /// comes, or of the rack that was the fullest, where they are not to be spread. One that would leave its domain too empty waits
 /// as long as one of a fuller domain is left.
@@ -42,7 +45,7 @@ struct Queue<'a> {
     /// How many of each group are left.
     able: BTreeMap<String, i32>,
     /// By emptiness, group and name.
-    left: BTreeMap<(bool, i64), BTreeMap<usize, BTreeMap<&'a str, Candidate<'a>>>>,
+    left: BTreeMap<(bool, i64), BTreeMap<usize, ByName<'a>>>,
 }
 
 impl<'a> Queue<'a> {

@@ -150,7 +150,7 @@ fn batch(
         need.pods += node.pods.len();
         need.example = need.example.take().or_else(|| node.pods.first().map(|pod| simulation.pod_name(*pod)));
     }
-    for (at, _) in plan.unplaced.iter().flat_map(|unplaced| refusals(unplaced)) {
+    for (at, _) in plan.unplaced.iter().flat_map(refusals) {
         *needs.refused.entry(offers[*at].1.name.clone()).or_default() += 1;
     }
     plan.unplaced.into_iter().map(|unplaced| unplaced.pod).collect()

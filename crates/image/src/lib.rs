@@ -39,8 +39,8 @@ pub use device::{
 pub use esp::{Arch, Esp, EspError};
 pub use gpt::{GptError, Partition, PartitionTable, check_bootable};
 pub use pipeline::{
-    Compression, ContentHash, ImageError, Progress, Stage, Throttle, Unpacker, WriteOptions, Written,
-    write_image,
+    Compression, ContentHash, ImageError, NotAHash, Progress, Stage, Throttle, Unpacker, WriteOptions,
+    Written, clear_end, prove_image, write_image,
 };
 pub use qcow2::{Qcow2, Qcow2Error};
 pub use test_image::{TestImage, build_test_image, build_test_image_file, qcow2_of, read_marker};

@@ -1,6 +1,6 @@
 //! The hash that an image on a disk is told by, when it is read back.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use ring::digest;
 
@@ -29,6 +29,27 @@ impl fmt::Display for ContentHash {
         match self {
             Self::Blake3(hash) => write!(f, "blake3:{}", hex::encode(hash)),
             Self::Sha256(hash) => write!(f, "sha256:{}", hex::encode(hash)),
+        }
+    }
+}
+
+/// A text that is no [`ContentHash`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no hash of an image on a disk: blake3: or sha256: and 64 hexadecimal digits")]
+pub struct NotAHash(String);
+
+impl FromStr for ContentHash {
+    type Err = NotAHash;
+
+    fn from_str(text: &str) -> Result<Self, NotAHash> {
+        let wrong = || NotAHash(text.to_owned());
+        let (kind, digits) = text.split_once(':').ok_or_else(wrong)?;
+        let mut hash = [0; 32];
+        hex::decode_to_slice(digits, &mut hash).map_err(|_| wrong())?;
+        match kind {
+            "blake3" => Ok(Self::Blake3(hash)),
+            "sha256" => Ok(Self::Sha256(hash)),
+            _ => Err(wrong()),
         }
     }
 }

@@ -22,6 +22,7 @@ mod error;
 mod inspect;
 mod pool;
 mod progress;
+mod prove;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -40,11 +41,12 @@ use std::{
 };
 
 use crate::{Checksum, device::BlockDevice, extents};
-pub use content::ContentHash;
+pub use content::{ContentHash, NotAHash};
 pub use decode::{Compression, Unpacker};
 pub use error::ImageError;
 use pool::Pool;
 pub use progress::{Progress, Stage, Throttle};
+pub use prove::{clear_end, prove_image};
 use source::{CHUNK, CHUNKS, Download, Feed};
 use write::{Body, Writer};
 use zeros::Zeros;

@@ -10,12 +10,13 @@
 //! - [`plan`]: what a task means, and whether it can be done. Pure.
 //! - [`run`]: the whole life, from boot data to [`Exit`].
 //!
-//! Inside: `ledger` remembers tasks so that none is done twice; `worker` does them; `session` talks; `download` fetches
+//! Inside: `ledger` remembers tasks so that none is done twice; `worker` does them, `deploy` those that write images; `session` talks; `download` fetches
 //! images and resumes; `connection` dials.
 
 mod backoff;
 pub mod boot_entry;
 mod connection;
+mod deploy;
 mod download;
 pub mod erase;
 pub mod hints;

@@ -2,8 +2,8 @@
 //! nothing. Everything that can be refused is refused here, before a disk is opened.
 
 use ferric_image::{
-    BlockDevice, Checksum, ChecksumAlgorithm, Compression, ConfigDrive, ConfigDriveError, ImageError,
-    OpenStackDrive, WipeError, WipeMode, WriteOptions, gpt::Partition, write_config_drive,
+    BlockDevice, Checksum, ChecksumAlgorithm, Compression, ConfigDrive, ConfigDriveError, ContentHash,
+    ImageError, OpenStackDrive, WipeError, WipeMode, WriteOptions, gpt::Partition, write_config_drive,
 };
 use ferric_protocol::v1::{
     self, CleanMode, CleanScope, Deploy, Disk, DiskEvidence, TaskError, TaskErrorCode,
@@ -16,9 +16,9 @@ use crate::{
     load_option::Place,
 };
 
-/// A deploy task, understood.
+/// What is to be written where.
 #[derive(Debug, Clone)]
-pub struct DeployPlan {
+pub struct WritePlan {
     /// The disk to write.
     pub disk: Disk,
     /// Where the image is.
@@ -27,12 +27,36 @@ pub struct DeployPlan {
     pub write: WriteOptions,
     /// Certificates to trust for the download; empty: the provider's CA.
     pub ca_pem: Vec<u8>,
+}
+
+/// A deploy task, understood.
+#[derive(Debug, Clone)]
+pub struct DeployPlan {
+    /// The image.
+    pub image: WritePlan,
+    /// What may be of use of what an earlier agent wrote.
+    pub staged: Option<StagedPlan>,
     /// What to put beside it.
     pub config_drive: Option<Drive>,
     /// Whether to have its kernel loaded.
     pub load_kernel: bool,
     /// When the firmware is to try it.
     pub place: Place,
+}
+
+/// An image that an earlier agent wrote.
+#[derive(Debug, Clone)]
+pub struct StagedPlan {
+    /// What it hashed to when it was read back, or why that cannot be told.
+    pub content: Result<ContentHash, String>,
+    /// How many bytes it has.
+    pub bytes: u64,
+    /// Whether it is the image that is to be written.
+    pub same_image: bool,
+    /// Whether the disk that it was written to is the one that is written now.
+    pub on_chosen: bool,
+    /// Other disks that may be the one that it was written to.
+    pub elsewhere: Vec<Disk>,
 }
 
 /// A config drive in one of its layouts.
@@ -85,7 +109,37 @@ pub fn deploy(
     min_root_bytes: u64,
     block_bytes: usize,
 ) -> Result<DeployPlan, TaskError> {
-    let image = task.image.as_ref().ok_or_else(|| invalid("the deploy task has no image"))?;
+    let config_drive = task.config_drive.as_ref().map(config_drive).transpose()?;
+    let (image, hints) = (task.image.as_ref(), task.root_device_hints.as_ref());
+    let image = write(image, hints, disks, min_root_bytes, block_bytes)?;
+    let staged = task.staged.as_ref().map(|staged| self::staged(staged, &image.disk, disks));
+    Ok(DeployPlan {
+        image,
+        staged,
+        config_drive,
+        load_kernel: task.load_kernel,
+        place: if task.network_first { Place::Last } else { Place::First },
+    })
+}
+
+/// Understands a stage task.
+pub fn stage(
+    task: &v1::Stage,
+    disks: &[Disk],
+    min_root_bytes: u64,
+    block_bytes: usize,
+) -> Result<WritePlan, TaskError> {
+    write(task.image.as_ref(), task.root_device_hints.as_ref(), disks, min_root_bytes, block_bytes)
+}
+
+fn write(
+    image: Option<&v1::Image>,
+    hints: Option<&v1::RootDeviceHints>,
+    disks: &[Disk],
+    min_root_bytes: u64,
+    block_bytes: usize,
+) -> Result<WritePlan, TaskError> {
+    let image = image.ok_or_else(|| invalid("the task has no image"))?;
     let url = Url::parse(&image.url).map_err(|e| invalid(format!("the image's URL {:?}: {e}", image.url)))?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
         return Err(invalid(format!("the image's URL {url} is neither http nor https")));
@@ -115,18 +169,33 @@ pub fn deploy(
         }
         _ => WriteOptions::new(checksum, compression),
     };
-    let config_drive = task.config_drive.as_ref().map(config_drive).transpose()?;
-    let disk = hints::root_disk(disks, task.root_device_hints.as_ref(), min_root_bytes)
+    let disk = hints::root_disk(disks, hints, min_root_bytes)
         .map_err(|e| error(TaskErrorCode::NoDisk, e.to_string()))?;
-    Ok(DeployPlan {
+    Ok(WritePlan {
         disk: disk.clone(),
         url,
         write: WriteOptions { max_bytes: image.max_bytes, block_bytes, ..write },
         ca_pem: image.ca_pem.clone(),
-        config_drive,
-        load_kernel: task.load_kernel,
-        place: if task.network_first { Place::Last } else { Place::First },
     })
+}
+
+/// Finds the disk that an image was staged on: by what the disk says of itself, by its name only where it says nothing.
+/// Which disk it is decides where is looked, and never what is believed of it.
+fn staged(staged: &v1::Staged, chosen: &Disk, disks: &[Disk]) -> StagedPlan {
+    let (serial, wwn) = (staged.root_serial.trim(), staged.root_wwn.trim());
+    let is_it = |disk: &&Disk| match (serial, wwn) {
+        ("", "") => disk.name == staged.root_device,
+        _ => disk.serial_number.trim() == serial && disk.wwn.trim() == wwn,
+    };
+    let on_chosen = is_it(&chosen);
+    let elsewhere = disks.iter().filter(is_it).filter(|disk| !on_chosen && !disk.removable);
+    StagedPlan {
+        content: staged.content_hash.parse().map_err(|e: ferric_image::NotAHash| e.to_string()),
+        bytes: staged.bytes,
+        same_image: staged.same_image,
+        on_chosen,
+        elsewhere: elsewhere.cloned().collect(),
+    }
 }
 
 /// The checksum that the last segment of the path is: a file of extents has no other name.
@@ -323,6 +392,7 @@ mod tests {
             root_device_hints: None,
             load_kernel: false,
             network_first: false,
+            staged: None,
             config_drive: Some(v1::ConfigDrive {
                 format: v1::ConfigDriveFormat::Nocloud.into(),
                 instance_id: "claim-1".into(),
@@ -336,10 +406,11 @@ mod tests {
     #[test]
     fn a_good_task_is_understood() {
         let plan = deploy(&task(), &disks(), 100, 4096).unwrap();
-        assert_eq!(plan.disk.name, "/dev/sdb");
-        assert_eq!(plan.url.as_str(), "https://images.example/a.raw.zst");
-        assert_eq!((plan.write.max_bytes, plan.write.block_bytes), (77, 4096));
-        assert_eq!(plan.write.checksum.hex(), "ab".repeat(32));
+        let image = plan.image;
+        assert_eq!(image.disk.name, "/dev/sdb");
+        assert_eq!(image.url.as_str(), "https://images.example/a.raw.zst");
+        assert_eq!((image.write.max_bytes, image.write.block_bytes), (77, 4096));
+        assert_eq!(image.write.checksum.hex(), "ab".repeat(32));
         let Some(Drive::NoCloud(drive)) = plan.config_drive else { panic!("{:?}", plan.config_drive) };
         assert_eq!(drive.meta_data, b"instance-id: \"claim-1\"\n");
         assert_eq!((drive.user_data.as_slice(), drive.network_config), (b"u".as_slice(), None));
@@ -354,12 +425,47 @@ mod tests {
     }
 
     #[test]
+    fn what_was_staged_is_looked_for_where_it_was_written_and_on_no_other_disk() {
+        let disk = |name: &str, serial: &str, wwn: &str| Disk {
+            name: name.into(),
+            serial_number: serial.into(),
+            wwn: wwn.into(),
+            size_bytes: 100,
+            ..Disk::default()
+        };
+        let disks = [disk("/dev/sda", "A", "w1"), disk("/dev/sdb", "B", "w2"), disk("/dev/sdc", "", "")];
+        let found = |name: &str, serial: &str, wwn: &str| {
+            let said = v1::Staged {
+                content_hash: format!("blake3:{}", "00".repeat(32)),
+                root_device: name.into(),
+                root_serial: serial.into(),
+                root_wwn: wwn.into(),
+                ..Default::default()
+            };
+            let plan = staged(&said, &disks[0], &disks);
+            assert!(plan.content.is_ok());
+            (plan.on_chosen, plan.elsewhere.into_iter().map(|disk| disk.name).collect::<Vec<_>>())
+        };
+        assert_eq!(found("/dev/sda", "A", "w1"), (true, vec![]));
+        // Names may change; what a disk says of itself does not.
+        assert_eq!(found("/dev/sdb", "A", "w1"), (true, vec![]));
+        assert_eq!(found("/dev/sda", "B", "w2"), (false, vec!["/dev/sdb".to_owned()]));
+        assert_eq!(found("/dev/sda", "A", "w2"), (false, vec![]));
+        assert_eq!(found("/dev/sda", "A", ""), (false, vec![]));
+        assert_eq!(found("/dev/sdc", "", ""), (false, vec!["/dev/sdc".to_owned()]));
+        assert_eq!(found("/dev/sda", "", ""), (true, vec![]));
+        assert_eq!(found("/dev/gone", "", ""), (false, vec![]));
+        let nonsense = v1::Staged { content_hash: "md5:00".into(), ..Default::default() };
+        assert!(staged(&nonsense, &disks[0], &disks).content.is_err());
+    }
+
+    #[test]
     fn extents_are_compared_with_their_name_and_with_the_image_that_they_were_made_from() {
         let mut task = task();
         let image = task.image.as_mut().unwrap();
         image.compression = v1::Compression::Extents.into();
         image.url = format!("https://images.example/images/sha256:{}", "cd".repeat(32));
-        let write = deploy(&task, &disks(), 100, 4096).unwrap().write;
+        let write = deploy(&task, &disks(), 100, 4096).unwrap().image.write;
         assert_eq!(write.checksum.hex(), "cd".repeat(32));
         assert_eq!(write.source.unwrap().hex(), "ab".repeat(32));
         task.image.as_mut().unwrap().url = "https://images.example/a".into();

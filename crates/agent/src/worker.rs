@@ -7,16 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ferric_image::{
-    Arch, BlockDevice, GptError, ImageError, Progress, Stage, Throttle, WipeMode, Written,
-    fit_partition_table, wipe, write_image,
-};
+use ferric_image::{BlockDevice, Progress, Stage, Throttle, WipeMode, wipe};
 use ferric_protocol::{
-    tls::{BootClock, image_client_config},
+    tls::BootClock,
     v1::{
-        CleanResult, Deploy, DeployResult, Disk, DiskEvidence, InspectResult, Inventory, Phase, PowerAction,
-        PowerResult, Task, TaskError, TaskErrorCode, TaskProgress, TaskResult, task::Work,
-        task_result::Outcome,
+        CleanResult, Disk, DiskEvidence, InspectResult, Inventory, Phase, PowerAction, PowerResult, Task,
+        TaskError, TaskErrorCode, TaskProgress, TaskResult, task::Work, task_result::Outcome,
     },
 };
 use rustls::ClientConfig;
@@ -25,11 +21,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     AgentOptions, Platform,
-    boot_entry::{self, BootEntry},
-    download::{self, Download, ImageReader},
     erase::{self, Evidence, NoCommands, Pace, Step},
     ledger::Ledger,
-    plan::{self, CleanPlan, DeployPlan},
+    plan::{self, CleanPlan},
 };
 
 /// What worker and session have in common.
@@ -125,7 +119,7 @@ impl Shared {
         action
     }
 
-    fn report(&self, id: &str, phase: Phase, done: u64, total: Option<u64>, message: &str) {
+    pub(crate) fn report(&self, id: &str, phase: Phase, done: u64, total: Option<u64>, message: &str) {
         self.ledger().progress(TaskProgress {
             task_id: id.to_owned(),
             phase: phase.into(),
@@ -206,6 +200,7 @@ impl Worker {
                 Ok(Outcome::Clean(CleanResult { mode, disks }))
             }
             Some(Work::Deploy(deploy)) => Ok(Outcome::Deploy(self.deploy(id, &deploy, cancel).await?)),
+            Some(Work::Stage(stage)) => Ok(Outcome::Stage(self.stage(id, &stage, cancel).await?)),
             Some(Work::Power(power)) => match power.action() {
                 PowerAction::Unspecified => {
                     Err(plan::error(TaskErrorCode::Unsupported, "the power action is not known"))
@@ -216,7 +211,7 @@ impl Worker {
         }
     }
 
-    async fn inventory(&self) -> Result<Inventory, TaskError> {
+    pub(crate) async fn inventory(&self) -> Result<Inventory, TaskError> {
         let platform = self.platform.clone();
         let inventory = blocking(move || Ok(platform.inventory())).await?;
         inventory
@@ -258,73 +253,7 @@ impl Worker {
         Ok(evidence)
     }
 
-    async fn deploy(
-        &self,
-        id: &str,
-        task: &Deploy,
-        cancel: &CancellationToken,
-    ) -> Result<DeployResult, TaskError> {
-        let started = Instant::now();
-        let disks = self.inventory().await?.disks;
-        let mut plan = plan::deploy(task, &disks, self.options.min_root_bytes, self.options.block_bytes)?;
-        let _permit = self.write_permit(cancel).await?;
-        self.shared.report(id, Phase::Writing, 0, None, &plan.disk.name);
-        let download = tokio::select! {
-            () = cancel.cancelled() => Err(plan::error(TaskErrorCode::Cancelled, "cancelled before the download")),
-            download = self.start_download(&plan) => download,
-        }?;
-        plan.write.download_bytes = download.total();
-        let (feeder, reader) = download::queue();
-        let job = DeployJob {
-            platform: self.platform.clone(),
-            shared: self.shared.clone(),
-            id: id.to_owned(),
-            observer: self.observer(id, cancel, &plan.disk.name),
-            plan,
-        };
-        let feeding = async {
-            // When this is cancelled the feeder is dropped, and the reader with it comes to an end.
-            tokio::select! {
-                () = cancel.cancelled() => {}
-                () = feeder.feed(download) => {}
-            }
-        };
-        let (done, ()) = tokio::join!(blocking(move || job.run(reader)), feeding);
-        let Deployed { disk, written, boot, kernel } = done?;
-        let (loaded_kernel, load_problem) = match kernel {
-            None => Default::default(),
-            Some(Ok(title)) => (title, String::new()),
-            Some(Err(why)) => (String::new(), why),
-        };
-        Ok(DeployResult {
-            boot_entry: boot.entry,
-            boot_warning: boot.warning,
-            loaded_kernel,
-            load_problem,
-            root_device: disk.name,
-            root_serial: disk.serial_number,
-            bytes_read: written.bytes_read,
-            bytes_written: written.bytes_written,
-            download_digest: written.download.hex().to_owned(),
-            content_hash: written.content.to_string(),
-            duration_ms: milliseconds(started.elapsed()),
-        })
-    }
-
-    async fn start_download(&self, plan: &DeployPlan) -> Result<Download, TaskError> {
-        let unavailable =
-            |e: &dyn std::fmt::Display| plan::error(TaskErrorCode::ImageUnavailable, e.to_string());
-        let tls = if plan.ca_pem.is_empty() {
-            self.tls.clone()
-        } else {
-            image_client_config(&plan.ca_pem, self.clock.clone())
-                .map_err(|e| plan::error(TaskErrorCode::InvalidTask, format!("the image's CA: {e}")))?
-        };
-        let client = download::client(tls, &self.options).map_err(|e| unavailable(&e))?;
-        Download::start(client, plan.url.clone(), &self.options).await.map_err(|e| unavailable(&e))
-    }
-
-    async fn write_permit(
+    pub(crate) async fn write_permit(
         &self,
         cancel: &CancellationToken,
     ) -> Result<Option<tokio::sync::OwnedSemaphorePermit>, TaskError> {
@@ -335,7 +264,7 @@ impl Worker {
         }
     }
 
-    fn observer(&self, id: &str, cancel: &CancellationToken, message: &str) -> Observer {
+    pub(crate) fn observer(&self, id: &str, cancel: &CancellationToken, message: &str) -> Observer {
         Observer {
             shared: self.shared.clone(),
             id: id.to_owned(),
@@ -373,7 +302,7 @@ impl Pulse {
 }
 
 /// Turns the progress of a thread into that of a task, and tells the thread when to stop.
-struct Observer {
+pub(crate) struct Observer {
     shared: Arc<Shared>,
     id: String,
     message: String,
@@ -394,7 +323,7 @@ impl Observer {
         self.observe(step.progress)
     }
 
-    fn observe(&mut self, progress: Progress) -> ControlFlow<()> {
+    pub(crate) fn observe(&mut self, progress: Progress) -> ControlFlow<()> {
         self.pulse.beat();
         if self.cancel.is_cancelled() {
             return ControlFlow::Break(());
@@ -444,68 +373,13 @@ impl CleanJob {
     }
 }
 
-/// The part of a deploy that runs on a thread of its own.
-struct DeployJob {
-    platform: Arc<dyn Platform>,
-    shared: Arc<Shared>,
-    id: String,
-    observer: Observer,
-    plan: DeployPlan,
-}
-
-/// What came of it.
-struct Deployed {
-    disk: Disk,
-    written: Written,
-    boot: BootEntry,
-    /// The kernel that was loaded, or why none was; nothing where it was not asked for.
-    kernel: Option<Result<String, String>>,
-}
-
-impl DeployJob {
-    fn run(mut self, mut image: ImageReader) -> Result<Deployed, TaskError> {
-        let DeployPlan { disk, url: _, write, ca_pem: _, config_drive, load_kernel, place } = self.plan;
-        let mut device = open(&*self.platform, &disk)?;
-        let written =
-            write_image(&mut image, &mut *device, &write, &mut |progress| self.observer.observe(progress))
-                .map_err(|e: ImageError| plan::image_error(&disk, &e))?;
-        self.shared.report(&self.id, Phase::Configuring, 0, None, &disk.name);
-        let configured = match &config_drive {
-            Some(drive) => drive.write(&mut *device).map(|_| ()).map_err(|e| plan::config_drive_error(&e)),
-            None => match fit_partition_table(&mut *device) {
-                // An image without a GPT needs no backup at the disk's end.
-                Ok(()) | Err(GptError::NoHeader { .. }) => Ok(()),
-                Err(e) => Err(plan::config_drive_error(&e.into())),
-            },
-        };
-        if let Err(error) = configured {
-            // A machine without its configuration must not boot by accident.
-            let head = device.size().min(1 << 20);
-            let _ = device.write_zeroes(0, head).and_then(|()| device.sync());
-            return Err(error);
-        }
-        let boot = match (self.platform.firmware_variables(), Arch::own()) {
-            (Some(firmware), Some(arch)) => boot_entry::set(&*firmware, &mut *device, arch, place)
-                .map_err(|message| plan::error(TaskErrorCode::NoBootLoader, message))?,
-            _ => BootEntry::default(),
-        };
-        // The kernel reads the partitions of a disk that nobody has for itself.
-        drop(device);
-        let kernel = load_kernel.then(|| self.platform.load_kernel(&disk.name));
-        if let Some(Err(why)) = &kernel {
-            tracing::warn!(disk = disk.name, why, "the kernel of the written disk is not loaded");
-        }
-        Ok(Deployed { disk, written, boot, kernel })
-    }
-}
-
-fn open(platform: &dyn Platform, disk: &Disk) -> Result<Box<dyn BlockDevice>, TaskError> {
+pub(crate) fn open(platform: &dyn Platform, disk: &Disk) -> Result<Box<dyn BlockDevice>, TaskError> {
     let opened: io::Result<_> = platform.open_disk(&disk.name);
     opened.map_err(|e| plan::error(TaskErrorCode::DiskFailed, format!("{} cannot be opened: {e}", disk.name)))
 }
 
 /// Runs what blocks on a thread for that. A panic there is an error of this task, not the end of the agent.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, TaskError> + Send + 'static,
 ) -> Result<T, TaskError> {
     match tokio::task::spawn_blocking(work).await {
@@ -514,7 +388,7 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn milliseconds(duration: Duration) -> u64 {
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -151,6 +151,7 @@ impl Provider {
             root_device_hints: None,
             load_kernel: false,
             network_first: false,
+            staged: None,
             config_drive: Some(v1::ConfigDrive {
                 format: v1::ConfigDriveFormat::Nocloud.into(),
                 instance_id: "i-1".to_owned(),

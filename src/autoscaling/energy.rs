@@ -84,7 +84,8 @@ impl Energy {
                 let took = now.duration_since(*since).as_millis();
                 let took = i64::try_from(took).ok().filter(|took| (0..=GAP).contains(took)).unwrap_or(0);
                 let took = took.unsigned_abs();
-                let watts = if *state == Some(HostStandby::Off) { draw.off } else { draw.on };
+                let is_off = matches!(state, Some(HostStandby::Off | HostStandby::Staged));
+                let watts = if is_off { draw.off } else { draw.on };
                 self.used = self.used.saturating_add(took * u64::from(watts));
                 self.saved = self.saved.saturating_add(took * u64::from(draw.on.saturating_sub(watts)));
             }

@@ -361,6 +361,7 @@ pub(super) fn ask(
         selector,
         failure_domain: deployment.spec.template.spec.failure_domain.clone(),
         group: score::Group::default(),
+        image: template.spec.template.spec.image.clone(),
         except: None::<Key>,
     })
 }

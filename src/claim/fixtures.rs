@@ -55,6 +55,7 @@ pub(crate) fn ask(machine: &str) -> Ask {
         selector: Selector::default(),
         failure_domain: None,
         group: Group::default(),
+        image: None,
         except: None,
     }
 }

@@ -1,15 +1,16 @@
 //! Which host for a machine: the filter with a reason for every host that is passed over, the deterministic score, and
 //! the sentence that is shown when no host is free.
 //!
-//! The order of preference is: a host that has not failed twice in a row, the rack with the fewest hosts of the same cluster and owner set, then a host that stands by
-//! in our agent, then a rendezvous hash of (machine UID, host UID). The hash makes many machines that choose at once, in one process or in two, choose
-//! different hosts although they see the same fleet.
+//! The order of preference is: a host that has not failed twice in a row, the rack with the fewest hosts of the same cluster
+//! and owner set, then a host that stands by in our agent, then one with the machine's image on its disk, then one without
+//! any, then a rendezvous hash of (machine UID, host UID). The hash makes many machines that choose at once, in one process
+//! or in two, choose different hosts although they see the same fleet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use ferric_api::condition::{self, types};
-use ferric_api::host::{HostStandby, OperationalStatus};
+use ferric_api::host::{HostStandby, Image, OperationalStatus};
 use ferric_api::{BareMetalHost, BareMetalMachine, ProvisioningState, names};
 use kube::ResourceExt;
 
@@ -60,6 +61,8 @@ pub struct Ask {
     pub failure_domain: Option<String>,
     /// Which machines it is spread with.
     pub group: Group,
+    /// What the machine is to run, if that is known.
+    pub image: Option<Image>,
     /// The host that the machine names and that was just read as not to be had: whatever a cache says of it is older.
     pub except: Option<Key>,
 }
@@ -214,9 +217,34 @@ pub struct Score {
     /// It failed again and again: only where there is no other.
     fails: bool,
     neighbours: usize,
-    /// It would have to be started first.
-    starts: bool,
+    readiness: Readiness,
     tie: u64,
+}
+
+/// How soon a host runs the machine's image, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Readiness {
+    /// It waits in our agent.
+    Running,
+    /// The image is on its disk.
+    Staged,
+    /// It has to be started, and the image to be written.
+    Off,
+    /// So has this one, and what is on its disk for others is lost by it.
+    StagedForOthers,
+}
+
+fn readiness(ask: &Ask, host: &BareMetalHost) -> Readiness {
+    let standby = host.status.as_ref().and_then(|status| status.standby.as_ref());
+    match standby.and_then(|standby| standby.state) {
+        Some(HostStandby::Running) => Readiness::Running,
+        Some(HostStandby::Staged) => {
+            let same =
+                ask.image.as_ref().zip(host.spec.staged_image.as_ref()).is_some_and(|(a, b)| a.is_same(b));
+            if same { Readiness::Staged } else { Readiness::StagedForOthers }
+        }
+        Some(HostStandby::Off) | None => Readiness::Off,
+    }
 }
 
 /// The score of a host: `neighbours` is how many hosts of the machine's group stand in the host's rack.
@@ -226,7 +254,7 @@ pub fn score(ask: &Ask, host: &BareMetalHost, neighbours: usize) -> Score {
     Score {
         fails: fails(host),
         neighbours,
-        starts: !stands_by(host),
+        readiness: readiness(ask, host),
         tie: !rendezvous(&ask.machine_uid, uid),
     }
 }
@@ -243,12 +271,6 @@ pub fn failures(host: &BareMetalHost) -> u32 {
 
 fn fails(host: &BareMetalHost) -> bool {
     failures(host) >= FAILURES
-}
-
-/// Whether the host waits in our agent, so that it can be written to at once.
-pub fn stands_by(host: &BareMetalHost) -> bool {
-    let standby = host.status.as_ref().and_then(|status| status.standby.as_ref());
-    standby.is_some_and(|standby| standby.state == Some(HostStandby::Running))
 }
 
 /// FNV-1a over both UIDs, then the finaliser of MurmurHash3 for avalanche. Stable over versions and processes.
@@ -525,6 +547,40 @@ mod tests {
             assert_eq!(choose(&ask, &hosts, fullest, |_| false).unwrap().name_any(), "r2-1");
             let taken = |host: &BareMetalHost| host.name_any() == "r2-1";
             assert_eq!(choose(&ask, &hosts, |_| 0, taken).unwrap().name_any(), "r1-3");
+        }
+    }
+
+    #[test]
+    fn of_hosts_that_are_off_one_with_the_image_wins_and_one_with_another_is_spared() {
+        let image =
+            |url: &str| Image { url: url.to_owned(), checksum: Some("AB".repeat(32)), ..Image::default() };
+        let host = |name: &str, state: Option<HostStandby>, staged: Option<&str>| {
+            let mut host = free_host(name);
+            host.spec.staged_image = staged.map(image);
+            let standby = ferric_api::host::StandbyStatus { state, ..Default::default() };
+            host.status.as_mut().unwrap().standby = Some(standby);
+            Arc::new(host)
+        };
+        use HostStandby::{Off, Running, Staged};
+        let hosts = [
+            host("others", Some(Staged), Some("http://i/b")),
+            host("off", Some(Off), None),
+            // On its way: whether the image is there is not known yet.
+            host("coming", None, Some("http://i/a")),
+            host("staged", Some(Staged), Some("http://i/a")),
+            host("running", Some(Running), None),
+        ];
+        for machine in 0..20 {
+            let wanted = Image { checksum: Some("ab".repeat(32)), ..image("http://i/a") };
+            let ask = Ask { image: Some(wanted), ..ask(&format!("m{machine}")) };
+            let best = |without: &[&str]| {
+                let taken = |host: &BareMetalHost| without.contains(&&*host.name_any());
+                choose(&ask, &hosts, |_| 0, taken).unwrap().name_any()
+            };
+            assert_eq!(best(&[]), "running");
+            assert_eq!(best(&["running"]), "staged");
+            assert!(["off", "coming"].contains(&&*best(&["running", "staged"])));
+            assert_eq!(best(&["running", "staged", "off", "coming"]), "others");
         }
     }
 

@@ -1,6 +1,6 @@
 //! Bounds on what agents say. Pure: takes a message in, gives back one that is safe to keep, or a refusal.
 
-use ferric_protocol::v1::{CleanResult, DeployResult, Inventory};
+use ferric_protocol::v1::{CleanResult, DeployResult, Inventory, StageResult};
 
 /// Longest free text that is kept, in bytes.
 const MAX_TEXT: usize = 1024;
@@ -131,6 +131,14 @@ pub(super) fn deployment(mut result: DeployResult) -> DeployResult {
     .for_each(fact);
     r.boot_warning = message(std::mem::take(&mut r.boot_warning));
     r.load_problem = message(std::mem::take(&mut r.load_problem));
+    r.staged_problem = message(std::mem::take(&mut r.staged_problem));
+    result
+}
+
+/// What was staged, bounded likewise.
+pub(super) fn staging(mut result: StageResult) -> StageResult {
+    let r = &mut result;
+    [&mut r.root_device, &mut r.root_serial, &mut r.root_wwn, &mut r.content_hash].into_iter().for_each(fact);
     result
 }
 

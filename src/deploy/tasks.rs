@@ -10,8 +10,8 @@ use std::{
 };
 
 use ferric_protocol::v1::{
-    CleanResult, DeployResult, Inventory, Phase, PowerAction, Task, TaskErrorCode, TaskProgress, TaskResult,
-    task::Work, task_result::Outcome,
+    CleanResult, DeployResult, Inventory, Phase, PowerAction, StageResult, Task, TaskErrorCode, TaskProgress,
+    TaskResult, task::Work, task_result::Outcome,
 };
 
 use super::screen;
@@ -66,6 +66,8 @@ pub enum TaskOutcome {
     Clean(Arc<CleanResult>),
     /// What was written.
     Deploy(Arc<DeployResult>),
+    /// What was written for nobody yet.
+    Stage(Arc<StageResult>),
     /// The machine is about to do this.
     Power(PowerAction),
 }
@@ -240,6 +242,9 @@ fn outcome_of(task: Option<&Task>, outcome: Option<Outcome>) -> TaskState {
         },
         Some(Outcome::Deploy(r)) if fits(|w| matches!(w, Work::Deploy(_))) => {
             TaskState::Succeeded(TaskOutcome::Deploy(Arc::new(screen::deployment(r))))
+        }
+        Some(Outcome::Stage(r)) if fits(|w| matches!(w, Work::Stage(_))) => {
+            TaskState::Succeeded(TaskOutcome::Stage(Arc::new(screen::staging(r))))
         }
         Some(Outcome::Power(r)) if fits(|w| matches!(w, Work::Power(_))) => {
             TaskState::Succeeded(TaskOutcome::Power(r.action()))

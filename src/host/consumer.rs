@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use ferric_api::host::{CleaningMode, Image, RootDeviceHints, SecretName};
+use ferric_api::host::{
+    CleaningMode, HostStandby, Image, ImageFormat, RootDeviceHints, SecretName, StagedRecord,
+};
 use ferric_api::names::CAPI_PAUSED_ANNOTATION;
 use ferric_api::{BareMetalHost, BareMetalMachine};
 
@@ -99,17 +101,67 @@ pub fn cleaning_mode(host: &BareMetalHost) -> CleaningMode {
 /// Which disk is the root disk to a cleaning: the one that an image was, or may have been, written to; before that, the
 /// one that the hints of the consumer or the host name. `None`: the one that is written without hints.
 pub fn cleaning_root(host: &BareMetalHost, desired: Option<&Desired>) -> Option<RootDeviceHints> {
-    let Some(image) = host.spec.record.as_ref().and_then(|r| r.image.as_ref()) else {
-        return desired.map_or_else(|| host.spec.root_device_hints.clone(), |desired| desired.hints.clone());
+    let record = host.spec.record.as_ref();
+    let (serial, name, chosen) = match record.map(|r| (r.image.as_ref(), r.staged.as_ref())) {
+        Some((Some(image), _)) => (&image.root_serial_number, &image.root_device, &image.root_device_hints),
+        Some((None, Some(staged))) => {
+            (&staged.root_serial_number, &staged.root_device, &staged.root_device_hints)
+        }
+        _ => {
+            let own = || host.spec.root_device_hints.clone();
+            return desired.map_or_else(own, |desired| desired.hints.clone());
+        }
     };
-    if let Some(serial) = &image.root_serial_number {
+    if let Some(serial) = serial {
         return Some(RootDeviceHints { serial_number: Some(serial.clone()), ..RootDeviceHints::default() });
     }
     // A disk without a serial number, or a write that never came to its end, or an image that others wrote.
     let named =
         |name: &String| RootDeviceHints { device_name: Some(name.clone()), ..RootDeviceHints::default() };
-    let chosen = || image.root_device_hints.clone().or_else(|| host.spec.root_device_hints.clone());
-    image.root_device.as_ref().map(named).or_else(chosen)
+    let chosen = || chosen.clone().or_else(|| host.spec.root_device_hints.clone());
+    name.as_ref().map(named).or_else(chosen)
+}
+
+/// What the agent is told of the name of the disk that is cleaned, besides the hints.
+pub fn cleaning_root_name(host: &BareMetalHost) -> Option<String> {
+    let record = host.spec.record.as_ref()?;
+    match (&record.image, &record.staged) {
+        (Some(image), _) => image.root_device.clone(),
+        (None, staged) => staged.as_ref()?.root_device.clone(),
+    }
+}
+
+/// What is to be kept on the disk of the host while it is free: an image, and nobody's data. `None`: nothing.
+pub fn staged_desire(host: &BareMetalHost) -> Option<Desired> {
+    let spec = &host.spec;
+    let image = spec.staged_image.clone().filter(Image::is_written)?;
+    let free =
+        spec.consumer_ref.is_none() && spec.image.is_none() && host.metadata.deletion_timestamp.is_none();
+    // Refused at the door too, but whoever may go round that must not lose a disk by it.
+    let ours = !spec.externally_provisioned
+        && !spec.wakes_only()
+        && spec.automated_cleaning_mode != Some(CleaningMode::Disabled);
+    if spec.standby != Some(HostStandby::Staged) || !free || !ours {
+        return None;
+    }
+    let namespace = host.metadata.namespace.clone().unwrap_or_default();
+    Some(Desired {
+        pull_secret: pull_secret(&image, &namespace),
+        image,
+        hints: spec.root_device_hints.clone(),
+        ..Desired::default()
+    })
+}
+
+/// Whether what is staged is what is to be, as far as the specs can tell: what a URL names may have changed since, which is
+/// found out before it is used.
+pub fn is_staged_as(staged: &StagedRecord, desired: &Desired) -> bool {
+    let checksum = desired.image.checksum.as_deref().unwrap_or_default().to_ascii_lowercase();
+    let by_file = checksum.contains("://") || checksum.is_empty();
+    staged.url == desired.image.url
+        && (by_file || staged.digest.to_ascii_lowercase().ends_with(&checksum))
+        && (desired.image.effective_format() == ImageFormat::Qcow2) == (staged.format == "extents")
+        && staged.root_device_hints == desired.hints
 }
 
 impl Consumer {

@@ -444,6 +444,10 @@ impl BmcMemory {
             RecordWrite::EndBoot | RecordWrite::StandBy | RecordWrite::StandDown => {
                 self.failure.take_if(|failure| !failure.from_bmc);
             }
+            RecordWrite::FinishStage { .. } => {
+                self.attempt = 0;
+                self.failure.take_if(|failure| !failure.from_bmc);
+            }
             _ => {}
         }
     }

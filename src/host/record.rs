@@ -6,7 +6,7 @@
 use ferric_api::BareMetalHost;
 use ferric_api::host::{
     AgentRecord, ClaimRecord, CleanRecord, CleaningMode, HostIdentity, HostRecord, Image, ImageRecord,
-    RootDeviceHints,
+    RootDeviceHints, StagedRecord,
 };
 use ferric_api::names::{
     BLOCK_MOVE_ANNOTATION, CLUSTER_NAME_LABEL, DECIDE_ANNOTATION, HOST_FINALIZER, INSPECT_ANNOTATION,
@@ -16,6 +16,11 @@ use ferric_protocol::v1::DeployResult;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Map, Value};
+
+mod staged;
+
+pub use staged::{StagedDisk, finished, format_of};
+use staged::{begun, unstage};
 
 /// One change of a host's spec or metadata by the manager.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +52,24 @@ pub enum RecordWrite {
     StandBy,
     /// The free host is to be switched off though our agent runs on it, to save power: the agent boot is over.
     StandDown,
+    /// An image is about to be written to the disk of the free host, for nobody yet: the disk's old content is gone from here
+    /// on, and what the record said of an image that was staged before.
+    BeginStage {
+        /// The image, how it is understood, and the hints by which the disk is chosen.
+        staged: Box<StagedRecord>,
+    },
+    /// It is on the disk, verified. Unless `keep_agent`, because somebody has claimed the host meanwhile, it is switched off
+    /// to save power: the agent boot is over.
+    FinishStage {
+        /// What the agent says of it.
+        disk: StagedDisk,
+        /// Whether the agent boot goes on.
+        keep_agent: bool,
+    },
+    /// The staged image is of no use any more, and the disk is to be cleaned.
+    Unstage,
+    /// The disk with the staged image belongs to others from here on.
+    DropStaged,
     /// The image is about to be written: the disk's old content is gone from here on.
     BeginWrite {
         /// The image.
@@ -116,6 +139,10 @@ pub struct WrittenDisk {
     pub boot_warning: Option<String>,
     /// The kernel of the disk that the agent has loaded.
     pub loaded_kernel: Option<String>,
+    /// It had been staged, and was there.
+    pub kept_staged: bool,
+    /// Why it was written although one had been staged.
+    pub staged_problem: Option<String>,
 }
 
 impl From<&DeployResult> for WrittenDisk {
@@ -127,6 +154,8 @@ impl From<&DeployResult> for WrittenDisk {
             boot_entry: said(&result.boot_entry),
             boot_warning: warning(&result.boot_warning, &result.load_problem),
             loaded_kernel: said(&result.loaded_kernel),
+            kept_staged: result.kept_staged,
+            staged_problem: said(&result.staged_problem),
         }
     }
 }
@@ -143,11 +172,21 @@ fn warning(boot: &str, load: &str) -> Option<String> {
 
 impl WrittenDisk {
     fn note(&self, image: &mut ImageRecord) {
-        let Self { root_device, root_serial_number, boot_entry, boot_warning, loaded_kernel } = self.clone();
+        let Self {
+            root_device,
+            root_serial_number,
+            boot_entry,
+            boot_warning,
+            loaded_kernel,
+            kept_staged,
+            staged_problem,
+        } = self.clone();
         image.root_device = Some(root_device);
         image.root_serial_number = root_serial_number;
         (image.boot_entry, image.boot_warning) = (boot_entry, boot_warning);
         image.loaded_kernel = loaded_kernel;
+        (image.kept_staged, image.staged_problem) = (kept_staged, staged_problem);
+        image.staged = None;
     }
 }
 
@@ -197,6 +236,25 @@ impl RecordWrite {
                 end_agent(&mut record);
                 block_move(&mut host, false);
             }
+            Self::BeginStage { staged } => {
+                if record.agent.as_ref().is_some_and(|agent| !agent.ended) {
+                    block_move(&mut host, true);
+                }
+                record.staged = Some(begun(staged, record.staged.as_ref(), now));
+            }
+            Self::FinishStage { disk, keep_agent } => {
+                disk.note(&mut record, now);
+                if !keep_agent {
+                    stood_down(&mut record, now);
+                    end_agent(&mut record);
+                    block_move(&mut host, false);
+                }
+            }
+            Self::Unstage => unstage(&mut record),
+            Self::DropStaged => {
+                record.staged = None;
+                record.cleaned = None;
+            }
             Self::BeginWrite { image, digest, cleaning_mode, hints } => {
                 if record.agent.as_ref().is_some_and(|agent| !agent.ended) {
                     // The agent of a host that stood by had nothing to do until now.
@@ -204,12 +262,16 @@ impl RecordWrite {
                 }
                 record.cleaned = None;
                 record.quiesced_at = None;
+                // Of a write that was begun before for another image, what was staged may still have to be wiped.
+                let before = record.image.take().and_then(|image| image.staged);
+                let staged = record.staged.take().filter(|staged| staged.content_hash.is_some()).or(before);
                 record.image = Some(ImageRecord {
                     url: image.url.clone(),
                     digest: digest.clone(),
                     write_started_at: Some(time()),
                     cleaning_mode: *cleaning_mode,
                     root_device_hints: hints.as_deref().cloned(),
+                    staged,
                     ..ImageRecord::default()
                 });
             }
@@ -234,6 +296,7 @@ impl RecordWrite {
             Self::Cleaned { mode, keep_agent } => {
                 record.cleaned = Some(CleanRecord { mode: *mode, at: time() });
                 record.image = None;
+                record.staged = None;
                 record.quiesced_at = None;
                 if !keep_agent {
                     end_agent(&mut record);
@@ -242,6 +305,7 @@ impl RecordWrite {
             }
             Self::Forget => {
                 record.image = None;
+                record.staged = None;
                 record.cleaned = None;
                 record.quiesced_at = None;
                 end_agent(&mut record);
@@ -250,7 +314,7 @@ impl RecordWrite {
             Self::Release => {
                 if host.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(DECIDE_ANNOTATION)) {
                     // Nobody knows what ran there: what the record says of the disks is from before.
-                    record.cleaned = None;
+                    unstage(&mut record);
                 }
                 drop_claim(&mut host, &mut record);
                 // A server without a BMC is released once its agent runs, which has yet to wipe the disks.

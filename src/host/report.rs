@@ -147,8 +147,8 @@ pub fn status(o: &Observation<'_>, plan: &Plan) -> BareMetalHostStatus {
         (state, None) => set(types::AVAILABLE, ConditionStatus::False, state_reason(state), ""),
     }
     let provisioned = matches!(plan.state, State::Provisioned | State::ExternallyProvisioned);
-    let boot_warning = record.and_then(|r| r.image.as_ref()?.boot_warning.as_deref()).filter(|_| provisioned);
-    set(types::PROVISIONED, provisioned.into(), state_reason(plan.state), boot_warning.unwrap_or_default());
+    let warnings = image.filter(|_| provisioned).map(warnings).unwrap_or_default();
+    set(types::PROVISIONED, provisioned.into(), state_reason(plan.state), &warnings);
     match &plan.error {
         None => set(types::HEALTHY, ConditionStatus::True, "NoError", ""),
         Some(error) => set(types::HEALTHY, ConditionStatus::False, &error.reason, &error.message),
@@ -178,6 +178,13 @@ pub fn status(o: &Observation<'_>, plan: &Plan) -> BareMetalHostStatus {
         condition::remove(&mut new.conditions, kind);
     }
     new
+}
+
+/// What did not go as it was to, though the server was started.
+fn warnings(image: &ImageRecord) -> String {
+    let staged = image.staged_problem.as_ref().map(|why| format!("the staged image was not used: {why}"));
+    let all: Vec<String> = image.boot_warning.clone().into_iter().chain(staged).collect();
+    all.join("; ")
 }
 
 /// What the BMC says of the hardware; `None`: nothing. It is for people: a host that is not well is used all the same.

@@ -1,12 +1,14 @@
 //! What a host's status says about how it stands by while it is free. Pure.
 
-use ferric_api::ProvisioningState as State;
 use ferric_api::host::{HostStandby, StandbyFailures, StandbyStatus};
+use ferric_api::{BareMetalHost, ProvisioningState as State};
 use ferric_bmc::PowerState;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::consumer::{is_staged_as, staged_desire};
 use super::job::Job;
 use super::memory::Failure;
+use super::record::finished;
 use super::{Observation, Plan};
 
 /// Longest message that is kept of a failure, in characters.
@@ -37,8 +39,15 @@ fn state(o: &Observation<'_>, plan: &Plan) -> Option<HostStandby> {
             ours.then_some(HostStandby::Running)
         }
         (Some(_), None) => None,
-        (None, _) => (o.bmc.power_state() == Some(PowerState::Off)).then_some(HostStandby::Off),
+        (None, _) if o.bmc.power_state() != Some(PowerState::Off) => None,
+        (None, _) => Some(if is_staged(o.host) { HostStandby::Staged } else { HostStandby::Off }),
     }
+}
+
+/// Whether the image that is to be on the host's disk was written there and read back.
+fn is_staged(host: &BareMetalHost) -> bool {
+    let staged = host.spec.record.as_ref().and_then(finished);
+    staged.zip(staged_desire(host)).is_some_and(|(staged, desired)| is_staged_as(staged, &desired))
 }
 
 /// What has failed in a row. A failure is told apart from the last one by its time, so that it is counted once however often
@@ -83,7 +92,6 @@ fn is_over(plan: &Plan, state: Option<HostStandby>, old: &StandbyFailures) -> bo
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use ferric_api::BareMetalHost;
     use ferric_api::host::{AgentRecord, HostRecord};
     use jiff::Timestamp;
 

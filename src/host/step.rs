@@ -106,6 +106,11 @@ pub enum AgentTask {
         /// Task ID.
         id: String,
     },
+    /// Write the image that is to be kept on the disk of the free host.
+    Stage {
+        /// Task ID.
+        id: String,
+    },
     /// Start the kernel that was loaded from the written disk.
     Kexec {
         /// Task ID.
@@ -129,6 +134,7 @@ impl AgentTask {
         match self {
             Self::Clean { id, .. }
             | Self::Deploy { id }
+            | Self::Stage { id }
             | Self::Kexec { id }
             | Self::Restart { id }
             | Self::PowerOff { id } => id,

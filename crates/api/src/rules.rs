@@ -204,9 +204,51 @@ pub(crate) fn wol_stays_on() -> Rule {
 /// A server that nobody switches off or restarts from outside is not moved between pools.
 pub(crate) fn wol_not_on_standby() -> Rule {
     rule(
-        format!("!({}) || !has(self.standby) || self.standby != 'Running'", has_scheme("wol")),
-        "a Wake-on-LAN host cannot stand by in the agent, for nothing reads its power or restarts it: use standby Off, or \
-         remove standby",
+        format!("!({}) || !has(self.standby) || self.standby == 'Off'", has_scheme("wol")),
+        "a Wake-on-LAN host cannot stand by in the agent or staged, for nothing reads its power or restarts it: use \
+         standby Off, or remove standby",
+    )
+    .field_path(".standby")
+}
+
+/// CEL: the host is to stand by with an image on its disk.
+const STAGED: &str = "has(self.standby) && self.standby == 'Staged'";
+
+/// Nothing is staged that nobody named.
+pub(crate) fn staged_has_image() -> Rule {
+    rule(
+        format!("!({STAGED}) || has(self.stagedImage)"),
+        "standby Staged keeps an image on the disk of the free host and none is named: add stagedImage with url and \
+         checksum, or use another standby",
+    )
+    .field_path(".stagedImage")
+}
+
+/// What runs from memory is not kept on a disk.
+pub(crate) fn staged_is_written() -> Rule {
+    rule(
+        "!has(self.stagedImage) || !has(self.stagedImage.format) || self.stagedImage.format in ['raw', 'qcow2']",
+        "stagedImage is kept on a disk, so only images of format raw or qcow2 can be staged: use such an image, or \
+         remove stagedImage and use another standby",
+    )
+    .field_path(".stagedImage.format")
+}
+
+/// Disks that are not ours are not written.
+pub(crate) fn staged_is_ours() -> Rule {
+    rule(
+        format!("!({STAGED}) || !(has(self.externallyProvisioned) && self.externallyProvisioned)"),
+        "externallyProvisioned leaves the disks alone and standby Staged writes one of them: remove one of the two",
+    )
+    .field_path(".standby")
+}
+
+/// Where nothing is wiped there may be something on the disk that nobody has given up, or that the next user must not see.
+pub(crate) fn staged_is_cleaned() -> Rule {
+    rule(
+        format!("!({STAGED}) || !has(self.automatedCleaningMode) || self.automatedCleaningMode != 'disabled'"),
+        "automatedCleaningMode disabled keeps what is on the disks of a free host and standby Staged writes one of them: \
+         use cleaning mode metadata or full, or another standby",
     )
     .field_path(".standby")
 }

@@ -285,6 +285,7 @@ fn plan_unbound(obs: &MachineObservation<'_>, intended: Option<&BareMetalHost>) 
         selector,
         failure_domain: owner.spec.failure_domain.clone().filter(|d| !d.is_empty()),
         group: Group::of(object),
+        image: object.spec.image.clone(),
         except: None,
     };
     match intended {

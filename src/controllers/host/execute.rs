@@ -10,9 +10,11 @@ use tracing::info;
 use super::{HostContext, ReconcileError, hardware, jobs, tasks};
 use crate::deploy::TaskState;
 use crate::host::plan::live;
-use crate::host::{Action, Plan, RecordWrite, Wait};
+use crate::host::record::WrittenDisk;
+use crate::host::{Action, AgentTask, Plan, RecordWrite, Wait};
 use crate::key::Key;
 use crate::patch;
+use crate::telemetry::EventKind;
 use std::sync::Arc;
 
 /// A host that waits for a free boot looks again after this long even if nobody woke it.
@@ -76,7 +78,13 @@ pub(super) async fn execute(
             hardware::learn_ports(key, context).await?;
             Ok(Outcome::Again)
         }
-        Action::Task(task) => tasks::submit(host, key, context, task).await,
+        Action::Task(task) => {
+            // Nobody has asked for this host: if somebody has meanwhile, it is not to be written for nobody.
+            if matches!(task, AgentTask::Stage { .. }) && !unchanged(host, key, context).await? {
+                return Ok(Outcome::Stale);
+            }
+            tasks::submit(host, key, context, task).await
+        }
         Action::TaskFailed { reason, message } => {
             info!(host = %key, %reason, %message, "agent task failed");
             context.metrics.error(reason);
@@ -132,6 +140,7 @@ fn depends_on_consumer(write: &RecordWrite) -> bool {
             | RecordWrite::Abandon { .. }
             | RecordWrite::BeginBoot { .. }
             | RecordWrite::BeginWrite { .. }
+            | RecordWrite::BeginStage { .. }
     )
 }
 
@@ -193,7 +202,18 @@ async fn after_write(
                 context.end_agent(key);
             }
         }
-        RecordWrite::StartDisk { .. } => {
+        RecordWrite::FinishStage { keep_agent, .. } => {
+            acknowledge(key, context);
+            if !*keep_agent {
+                // What the agent heard of its switches may have come after the cleaning.
+                if let Err(error) = hardware::save_in_band(key, context).await {
+                    tracing::warn!(host = %key, %error, "what the agent saw is not saved");
+                }
+                context.end_agent(key);
+            }
+        }
+        RecordWrite::StartDisk { written } => {
+            written.iter().for_each(|written| tell_of_staged(host, context, written));
             // What the agent heard of its switches may have come after the cleaning, or there was none.
             // Its loss is no reason to leave the server where it is.
             if let Err(error) = hardware::save_in_band(key, context).await {
@@ -222,6 +242,19 @@ async fn after_write(
         _ => {}
     }
     Ok(())
+}
+
+/// What became of an image that was staged is told once, when the host is told to start from its disk.
+fn tell_of_staged(host: &BareMetalHost, context: &HostContext, written: &WrittenDisk) {
+    let disk = &written.root_device;
+    if written.kept_staged {
+        let note = format!("{disk} was read to hold the image that was staged; it was not written again");
+        context.events.publish(host, EventKind::Normal, "StagedImageUsed", "Provisioning", &note);
+    }
+    if let Some(why) = &written.staged_problem {
+        let note = format!("the image was written to {disk} in full, the staged one was not used: {why}");
+        context.events.publish(host, EventKind::Warning, "StagedImageNotUsed", "Provisioning", &note);
+    }
 }
 
 /// The results are in the record: the agent may forget them.

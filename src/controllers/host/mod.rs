@@ -43,7 +43,7 @@ pub use slots::BootSlots;
 use crate::capi::Cluster;
 use crate::host::memory::BmcMemory;
 use crate::host::plan::live;
-use crate::host::{Consumer, Observation, Plan, Step, plan, report};
+use crate::host::{Consumer, Observation, Plan, Step, consumer, plan, report};
 use crate::key::Key;
 use crate::patch::{self, ApiError};
 use crate::telemetry::EventKind;
@@ -183,11 +183,18 @@ fn observe(host: &BareMetalHost, key: &Key, context: &HostContext) -> (Plan, Bmc
         unwritten && live::is_fetched(&desired.image) && context.senior_twin(key).is_none()
     });
     let image = wanted.map(|desired| system::ensure(key, context, desired));
+    let for_consumer = image.clone();
+    // What is staged, or to be, is kept at hand: whoever claims the host may have to write it after all.
+    let staged = (image.is_none() && context.senior_twin(key).is_none())
+        .then(|| consumer::staged_desire(host))
+        .flatten()
+        .filter(|_| host.spec.record.as_ref().is_some_and(|r| r.identity.is_some() && r.image.is_none()));
+    let image = image.or_else(|| staged.map(|desired| system::ensure(key, context, &desired)));
     let memory = context.with(key, |r| {
         r.bmc.use_address(&address);
         let network = host.spec.preprovisioning_network_data_name.as_deref();
         r.bmc.use_network(network.filter(|name| !name.is_empty()));
-        r.bmc.see_image(image.as_ref());
+        r.bmc.see_image(for_consumer.as_ref());
         r.bmc.see_agent(registered, agent.as_ref().is_some_and(|a| Some(a.boot_number) == registered), now);
         if agent.is_some() {
             r.slot = None;

@@ -1,6 +1,7 @@
 //! Tasks for the agent: built from what the consumer asks for and the Secrets that it names.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ferric_api::BareMetalHost;
 use ferric_api::host::{
@@ -16,10 +17,14 @@ use super::jobs::label_for_move;
 use super::{HostContext, ReconcileError};
 use crate::deploy::config_drive;
 use crate::deploy::images::{ImageState, ReadyImage};
-use crate::host::consumer::{Desired, SecretSource, cleaning_root};
-use crate::host::{AgentTask, Consumer};
+use crate::host::consumer::{Desired, SecretSource, cleaning_root, cleaning_root_name, staged_desire};
+use crate::host::record::format_of;
+use crate::host::{AgentTask, Consumer, Wait};
 use crate::key::Key;
 use crate::patch;
+
+/// When an image that is to be staged is looked for again.
+const IMAGE_LOOK: Duration = Duration::from_secs(10);
 
 /// Gives the connected agent a task.
 pub(super) async fn submit(
@@ -41,16 +46,16 @@ pub(super) async fn submit(
                 CleaningDisks::All => v1::CleanScope::All.into(),
             },
             root_device_hints: cleaning_root(host, context.consumer(host).desired()).as_ref().map(hints),
-            root_device: host
-                .spec
-                .record
-                .as_ref()
-                .and_then(|record| record.image.as_ref()?.root_device.clone())
-                .unwrap_or_default(),
+            root_device: cleaning_root_name(host).unwrap_or_default(),
         }),
         AgentTask::Kexec { .. } => power(v1::PowerAction::Kexec),
         AgentTask::Restart { .. } => power(v1::PowerAction::Reboot),
         AgentTask::PowerOff { .. } => power(v1::PowerAction::PowerOff),
+        AgentTask::Stage { .. } => match stage(host, key, context) {
+            Ok(stage) => v1::task::Work::Stage(stage),
+            // That an image is not there says nothing against the host, which others may want.
+            Err(message) => return Ok(Outcome::Wait(Wait::new("StagedImage", message, IMAGE_LOOK))),
+        },
         AgentTask::Deploy { .. } => match deploy(host, key, context).await? {
             Ok(deploy) => v1::task::Work::Deploy(deploy),
             Err((reason, message)) => {
@@ -94,7 +99,41 @@ async fn deploy(
         load_kernel: desired.image.boot_after_write == Some(BootAfterWrite::Kexec),
         // Nothing else makes such a server start our agent again.
         network_first: host.spec.wakes_only(),
+        staged: staged(host, &image),
     }))
+}
+
+/// What the agent is to look for of an image that was staged before the host was claimed.
+fn staged(host: &BareMetalHost, image: &ReadyImage) -> Option<v1::Staged> {
+    let staged = host.spec.record.as_ref()?.image.as_ref()?.staged.as_ref()?;
+    Some(v1::Staged {
+        content_hash: staged.content_hash.clone()?,
+        bytes: staged.bytes.and_then(|bytes| u64::try_from(bytes).ok())?,
+        root_device: staged.root_device.clone().unwrap_or_default(),
+        root_serial: staged.root_serial_number.clone().unwrap_or_default(),
+        root_wwn: staged.root_wwn.clone().unwrap_or_default(),
+        same_image: staged.digest == image.digest && staged.format == format_of(image.compression),
+    })
+}
+
+/// The image that is to be on the disk of the free host, if it is the one that the record says is about to be written.
+fn stage(host: &BareMetalHost, key: &Key, context: &HostContext) -> Result<v1::Stage, String> {
+    let Some(desired) = staged_desire(host) else {
+        return Err("an image to be named that is to be staged".to_owned());
+    };
+    let ImageState::Ready(image) = context.images.ensure(key, &desired.image, desired.pull_secret.as_ref())
+    else {
+        return Err("the image that is to be staged to be in the cache again".to_owned());
+    };
+    let begun = host.spec.record.as_ref().and_then(|record| record.staged.as_ref());
+    if begun.is_none_or(|begun| begun.digest != image.digest || begun.format != format_of(image.compression))
+    {
+        return Err("the record to name the image that is to be staged now".to_owned());
+    }
+    Ok(v1::Stage {
+        image: Some(image_for_agent(&context.boot.agent_url, &image)),
+        root_device_hints: desired.hints.as_ref().map(hints),
+    })
 }
 
 fn power(action: v1::PowerAction) -> v1::task::Work {

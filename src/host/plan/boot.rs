@@ -74,7 +74,7 @@ pub(super) fn agent<'a>(o: &'a Observation<'_>, state: State) -> Result<&'a Agen
 }
 
 /// The connected agent, if it holds the key of the current boot and that boot is not over.
-fn current_agent<'a>(o: &'a Observation<'_>) -> Option<&'a AgentView> {
+pub(super) fn current_agent<'a>(o: &'a Observation<'_>) -> Option<&'a AgentView> {
     let agent = record(o)?.agent.as_ref().filter(|agent| !agent.ended)?;
     o.agent.filter(|view| {
         view.boot_number == agent.boot_number
@@ -123,6 +123,9 @@ pub(super) fn read_power(state: State) -> Plan {
 pub(super) fn finished_while_paused(o: &Observation<'_>) -> Option<RecordWrite> {
     let view = current_agent(o)?;
     let record = record(o)?;
+    if let Some(disk) = super::standby::result(o, view) {
+        return Some(RecordWrite::FinishStage { disk, keep_agent: false });
+    }
     // Of several results the last in the order of IDs is not the last in time: only one that is about what the record
     // is about counts.
     let about = |id: &str, what: &str| {

@@ -100,7 +100,7 @@ pub(super) fn clean(o: &Observation<'_>, state: State) -> Plan {
         None => belongs::check(o, view, state)
             .unwrap_or_else(|| act(state, Action::Task(AgentTask::Clean { id, mode }))),
         Some(TaskState::Succeeded(_)) => {
-            let keep_agent = o.consumer.desired().is_some() || standby::is_wanted(o);
+            let keep_agent = o.consumer.desired().is_some() || standby::keeps_agent(o);
             // Nobody waits for a host that is to be free: a switch that is not known says who it is twice a minute.
             if !keep_agent && let Some(plan) = listen(o, view, state) {
                 return plan;
@@ -160,7 +160,7 @@ pub(super) fn task_id(o: &Observation<'_>, what: &str, boot_number: i64) -> Stri
 }
 
 /// What a task that is not done yet, or has failed, makes of the plan.
-fn task(state: State, what: &str, task: &TaskState) -> Plan {
+pub(super) fn task(state: State, what: &str, task: &TaskState) -> Plan {
     match task {
         TaskState::Sent => wait(state, Wait::new("AgentTask", format!("the agent to begin {what}"), LONG)),
         TaskState::Running { phase, bytes_done, bytes_total, message } => {
@@ -249,6 +249,9 @@ pub(super) fn provision(o: &Observation<'_>) -> Plan {
         Err(plan) => return *plan,
     };
     if on_disk.is_none_or(|image| image.digest != ready.digest) {
+        if let Some(plan) = standby::come_to_an_end(o, view) {
+            return plan;
+        }
         if let Some(plan) = belongs::check(o, view, state) {
             return plan;
         }
@@ -379,18 +382,26 @@ pub(super) fn keep_power(o: &Observation<'_>, state: State) -> Plan {
     })
 }
 
-/// A free host is kept off once our agent ran on it, unless it is to stand by in the agent; one that we never booted is left
+/// A free host is kept off once our agent ran on it, unless it is to stand by otherwise; one that we never booted is left
 /// as it is.
 pub(super) fn available(o: &Observation<'_>) -> Plan {
     if wake::is_blind(o) {
         return wake::available(o);
     }
-    if standby::is_wanted(o) {
-        return standby::running(o);
-    }
-    if let Some(plan) = standby::end(o) {
+    if let Some(plan) = standby::note(o) {
         return plan;
     }
+    if standby::is_running(o) {
+        return standby::running(o);
+    }
+    if standby::is_staged(o) {
+        return standby::staged(o);
+    }
+    standby::end(o).unwrap_or_else(|| keep_off(o))
+}
+
+/// Off, once our agent ran on it.
+pub(super) fn keep_off(o: &Observation<'_>) -> Plan {
     let ours = record(o).is_some_and(|r| r.agent.is_some());
     poll_power(o, State::Available, |power| {
         (ours && power == PowerState::On).then_some(PowerAction::ForceOff)

@@ -140,6 +140,9 @@ fn decide(o: &Observation<'_>) -> Plan {
         Consumer::None { .. } | Consumer::Machine { .. } => {}
     }
     if o.host.spec.externally_provisioned {
+        if let Some(plan) = standby::hand_over(o) {
+            return plan;
+        }
         return life::keep_power(o, State::ExternallyProvisioned);
     }
     if life::wants_inspection(o) {
@@ -153,6 +156,9 @@ fn decide(o: &Observation<'_>) -> Plan {
     }
     if needs_cleaning(o) {
         return life::clean(o, state_of(o));
+    }
+    if let Some(plan) = standby::clear(o) {
+        return plan;
     }
     match &o.consumer {
         Consumer::Machine { .. } | Consumer::None { desired: Some(_) } => life::provision(o),

@@ -27,6 +27,7 @@ mod faults;
 mod kernel;
 mod kexec;
 mod live_iso;
+mod staged;
 mod standby;
 mod wol;
 
@@ -59,6 +60,14 @@ struct World {
     tasks: BTreeMap<String, TaskState>,
     disk: Option<String>,
     writes: u32,
+    /// Images that were written for nobody.
+    stagings: u32,
+    /// Deploys that found the image on the disk.
+    kept: u32,
+    /// There is somebody's data on the disk besides the image, or somebody changed it.
+    touched: bool,
+    /// Staging takes until it is said that it has come to an end.
+    slow: bool,
     cleanings: u32,
     power_changes_while_provisioned: u32,
     /// When it was booted last.
@@ -121,6 +130,10 @@ impl World {
             tasks: BTreeMap::new(),
             disk: None,
             writes: 0,
+            stagings: 0,
+            kept: 0,
+            touched: false,
+            slow: false,
             cleanings: 0,
             power_changes_while_provisioned: 0,
             booted: now,
@@ -189,9 +202,9 @@ impl World {
             duplicate_of: None,
             bmc: &self.memory,
             agent: agent.as_ref(),
-            image: self.consumer.desired().map(|_| {
+            image: self.wanted().map(|desired| {
                 ImageState::Ready(ReadyImage {
-                    digest: format!("sha256:{HEX}"),
+                    digest: format!("sha256:{}", desired.image.checksum.as_deref().unwrap_or(HEX)),
                     path: "/images/a".to_owned(),
                     size: 1,
                     compression: Compression::None,
@@ -200,6 +213,13 @@ impl World {
             now: self.now,
             limits: Limits::default(),
         })
+    }
+
+    /// What the provider's cache has to have, as the controller asks for it.
+    fn wanted(&self) -> Option<Desired> {
+        let unused = self.host.spec.record.as_ref().is_none_or(|record| record.image.is_none());
+        let staged = || crate::host::consumer::staged_desire(&self.host).filter(|_| unused);
+        self.consumer.desired().cloned().or_else(staged)
     }
 
     /// The manager dies and starts anew: all memory is gone.
@@ -250,6 +270,7 @@ impl World {
 
     fn write(&mut self, write: &RecordWrite) {
         self.host = write.apply(&self.host, self.now);
+        self.check_staged();
     }
 
     fn job(&mut self, job: &Job) -> JobOutcome {
@@ -357,7 +378,14 @@ impl World {
         }
         let outcome = match task {
             AgentTask::Clean { .. } => {
+                let record = self.host.spec.record.as_ref().unwrap();
+                assert!(
+                    record.staged.as_ref().is_none_or(|staged| staged.content_hash.is_none()),
+                    "{:#?}",
+                    self.steps
+                );
                 self.disk = None;
+                self.touched = false;
                 self.cleanings += 1;
                 TaskOutcome::Clean(Arc::new(CleanResult::default()))
             }
@@ -365,6 +393,14 @@ impl World {
             AgentTask::PowerOff { .. } => {
                 self.running = Running::Nothing;
                 self.tasks.clear();
+                return;
+            }
+            AgentTask::Stage { .. } => {
+                assert!(matches!(self.consumer, Consumer::None { desired: None }), "{:#?}", self.steps);
+                self.tasks.insert(task.id().to_owned(), TaskState::Sent);
+                if !self.slow {
+                    self.finish_staging();
+                }
                 return;
             }
             AgentTask::Kexec { .. } => {
@@ -377,10 +413,11 @@ impl World {
                 return;
             }
             AgentTask::Deploy { .. } => {
-                self.disk = Some(IMAGE.to_owned());
-                self.writes += 1;
+                let (kept_staged, staged_problem) = self.deploy();
                 TaskOutcome::Deploy(Arc::new(DeployResult {
                     root_device: "/dev/sda".to_owned(),
+                    kept_staged,
+                    staged_problem,
                     loaded_kernel: self.kexec.map(|_| "Debian".to_owned()).unwrap_or_default(),
                     ..DeployResult::default()
                 }))

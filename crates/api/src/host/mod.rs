@@ -5,7 +5,9 @@ mod record;
 mod spec;
 mod status;
 
-pub use record::{AgentRecord, ClaimRecord, CleanRecord, HostIdentity, HostRecord, ImageRecord};
+pub use record::{
+    AgentRecord, ClaimRecord, CleanRecord, HostIdentity, HostRecord, ImageRecord, StagedRecord,
+};
 pub use spec::{
     Approval, BareMetalHost, BareMetalHostSpec, BmcDetails, BootAfterWrite, BootMode, CleaningDisks,
     CleaningMode, ConsumerRef, DiskPreference, DiskType, HostStandby, Image, ImageFormat, Initrd,

@@ -20,6 +20,9 @@ pub struct HostRecord {
     /// The image that was, or is being, written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageRecord>,
+    /// The image that was, or is being, written to the disk of the free host, with nothing that says whose it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<StagedRecord>,
     /// The agent boot that may act on the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentRecord>,
@@ -106,6 +109,52 @@ pub struct ImageRecord {
     /// The hints by which the disk was chosen: what tells which one it is while the write has not been finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root_device_hints: Option<RootDeviceHints>,
+    /// What was staged on the disk when the write was begun. Gone when the write is finished.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<StagedRecord>,
+    /// The image was not written under this claim: it had been staged, and all of it was read back from the disk.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kept_staged: bool,
+    /// Why it was written all the same, though one had been staged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged_problem: Option<String>,
+}
+
+/// An image on the disk of a free host. What the disk holds is proved by reading it when it is to be used; the record only
+/// says what to compare with.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct StagedRecord {
+    /// URL it came from.
+    pub url: String,
+    /// `sha256:<hex>` or `sha512:<hex>` of the file at the URL.
+    pub digest: String,
+    /// How that file was understood: `none`, `gzip`, `zstd`, `xz`, or `extents` for a qcow2 image.
+    pub format: String,
+    /// The hints by which the disk was chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_device_hints: Option<RootDeviceHints>,
+    /// When the write was started: from here the old content of the disk is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// When the write was verified and synced. Absent while it is under way, when it failed, and when the disk is to be wiped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Time>,
+    /// The disk that was written, as the agent names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_device: Option<String>,
+    /// Its serial number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_serial_number: Option<String>,
+    /// Its World Wide Name.
+    #[serde(default, rename = "rootWWN", skip_serializing_if = "Option::is_none")]
+    pub root_wwn: Option<String>,
+    /// Bytes of the image on the disk, holes included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<i64>,
+    /// Hash of these bytes as they were read back: `blake3:<hex>` or `sha256:<hex>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_hash: Option<String>,
 }
 
 /// The agent boot that may act on the host. A boot token names host and boot number; it is spent when a key registers.

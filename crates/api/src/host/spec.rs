@@ -37,6 +37,10 @@ use crate::rules;
     validation = rules::wol_without_secure_boot(),
     validation = rules::wol_stays_on(),
     validation = rules::wol_not_on_standby(),
+    validation = rules::staged_has_image(),
+    validation = rules::staged_is_written(),
+    validation = rules::staged_is_ours(),
+    validation = rules::staged_is_cleaned(),
     validation = rules::external_or_image(),
     validation = rules::live_iso_by_redfish(),
     validation = rules::kernel_not_by_wol(),
@@ -70,10 +74,13 @@ pub struct BareMetalHostSpec {
     #[serde(default)]
     pub online: bool,
     /// How ready the host is kept while it is free; it says nothing about a host in use. `Running`: in our agent, so that a
-    /// claim goes to the write without a start through firmware. `Off` (in YAML with quotes), and absent: off once our
-    /// agent has run on it. An autoscaler that has standby pools writes it.
+    /// claim goes to the write without a start through firmware. `Staged`: off, with `stagedImage` on its disk. `Off` (in
+    /// YAML with quotes), and absent: off once our agent has run on it. An autoscaler that has standby pools writes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standby: Option<HostStandby>,
+    /// The image that is written to the disk of the free host while `standby` is `Staged`. What is on that disk is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged_image: Option<Image>,
     /// Image to write when the host has no consumer. A claimed host takes its image from its consumer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Image>,
@@ -139,6 +146,8 @@ impl BareMetalHostSpec {
 pub enum HostStandby {
     /// In our agent, which waits for a task.
     Running,
+    /// Off, with an image on its disk, verified, and nothing that says whose it is: no user data, no config drive.
+    Staged,
     /// Off.
     Off,
 }
@@ -339,6 +348,19 @@ pub struct Image {
 }
 
 impl Image {
+    /// Whether the same bytes are written for both, as far as the specs can tell.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let checksum = |image: &Self| image.checksum.as_deref().unwrap_or_default().to_ascii_lowercase();
+        self.url == other.url
+            && checksum(self) == checksum(other)
+            && self.effective_format() == other.effective_format()
+    }
+
+    /// Whether it is written to a disk: not what runs from memory, nor what nobody here can write.
+    pub fn is_written(&self) -> bool {
+        matches!(self.effective_format(), ImageFormat::Raw | ImageFormat::Qcow2)
+    }
+
     /// The format given, else what the suffix of the URL's path says, else raw: an image written in the wrong format
     /// makes a disk that does not boot.
     pub fn effective_format(&self) -> ImageFormat {

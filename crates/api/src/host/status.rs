@@ -190,8 +190,9 @@ pub struct UninvitedBoots {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct StandbyStatus {
-    /// How ready it is, as read back: `Running` when our agent is connected and waits, `Off` when the power was read as off.
-    /// Absent while it is on its way from one to the other, and while the host is in use.
+    /// How ready it is, as read back: `Running` when our agent is connected and waits, `Off` when the power was read as off,
+    /// `Staged` when besides the record says that the image was written and read back. Absent while it is on its way from
+    /// one to the other, and while the host is in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<HostStandby>,
     /// Since when it is so.

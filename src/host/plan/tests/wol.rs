@@ -49,7 +49,7 @@ impl World {
         self.settle_released(&mut die)
     }
 
-    fn record(&self) -> HostRecord {
+    pub(super) fn record(&self) -> HostRecord {
         self.host.spec.record.clone().unwrap_or_default()
     }
 }

@@ -121,6 +121,7 @@ pub(super) struct Machines {
 pub(super) struct Hosts {
     pub(super) free: i32,
     pub(super) running: i32,
+    pub(super) staged: i32,
     pub(super) off: i32,
     pub(super) quarantined: i32,
     pub(super) selector: String,
@@ -401,6 +402,7 @@ fn hosts(snapshot: &Snapshot, prepared: &Prepared, gathered: &Gathered) -> Hosts
     Hosts {
         free: standby.free.all(),
         running: standby.free.running,
+        staged: standby.free.staged,
         off: standby.free.off,
         quarantined: standby.quarantined,
         selector: selector.unwrap_or_default(),

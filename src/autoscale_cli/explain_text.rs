@@ -63,8 +63,8 @@ fn of_now(text: &mut String, now: &Now) {
         hosts.failure_domain.as_ref().map(|domain| format!(", failure domain {domain}")).unwrap_or_default();
     let _ = writeln!(
         text,
-        "  hosts free: {} ({} on and standing by, {} off), {} in quarantine; chosen by BareMetalMachineTemplate {}: {selector}{domain}",
-        hosts.free, hosts.running, hosts.off, hosts.quarantined, hosts.template
+        "  hosts free: {} ({} on and standing by, {} staged, {} off), {} in quarantine; chosen by BareMetalMachineTemplate {}: {selector}{domain}",
+        hosts.free, hosts.running, hosts.staged, hosts.off, hosts.quarantined, hosts.template
     );
     let _ = writeln!(text, "  bounds now: {} to {}", now.bounds.0, now.bounds.1);
     match &now.node.from {

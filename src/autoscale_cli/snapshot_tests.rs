@@ -185,7 +185,7 @@ fn a_group_is_explained() {
     for said in [
         "ns/workers: MachineDeployment workers of cluster prod",
         "mode Direct: what is decided is done",
-        "hosts free: 2 (0 on and standing by, 2 off), 0 in quarantine; chosen by BareMetalMachineTemplate t: any host",
+        "hosts free: 2 (0 on and standing by, 0 staged, 2 off), 0 in quarantine; chosen by BareMetalMachineTemplate t: any host",
         "a node more would be like node node-1: cpu 16000m",
         "pods: Up, value 1 pods, asks for 2",
         "1 -> 2 (UnschedulablePods): 1 pods need 1 nodes more",

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use ferric_api::autoscaling::{ActuationMode, NodeGroupAutoscaler};
+use ferric_api::host::Image;
 use ferric_api::{BareMetalHost, BareMetalMachineTemplate};
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -52,6 +53,9 @@ pub fn plan(all: &Neighbours, now: Timestamp) -> StandbyPlan {
         .iter()
         .zip(&all.autoscalers)
         .map(|(name, autoscaler)| StandbyGroup {
+            image: image(all, autoscaler),
+            hints: template(all, autoscaler)
+                .and_then(|(template, _)| template.spec.template.spec.root_device_hints.as_ref()),
             name,
             standby: autoscaler
                 .spec
@@ -65,11 +69,26 @@ pub fn plan(all: &Neighbours, now: Timestamp) -> StandbyPlan {
 }
 
 fn ask(all: &Neighbours, autoscaler: &NodeGroupAutoscaler) -> Option<crate::claim::score::Ask> {
+    let (template, deployment) = template(all, autoscaler)?;
+    gather::ask(template, deployment).ok()
+}
+
+/// What machines of the group run, if it can be kept on a disk.
+fn image<'a>(all: &'a Neighbours, autoscaler: &NodeGroupAutoscaler) -> Result<&'a Image, &'a str> {
+    let (template, _) = template(all, autoscaler).ok_or("the group has no template")?;
+    let image = template.spec.template.spec.image.as_ref().ok_or("the template names no image")?;
+    if image.is_written() { Ok(image) } else { Err("the template's image is not written to a disk") }
+}
+
+fn template<'a>(
+    all: &'a Neighbours,
+    autoscaler: &NodeGroupAutoscaler,
+) -> Option<(&'a BareMetalMachineTemplate, &'a MachineDeployment)> {
     let target = &autoscaler.spec.scale_target_ref.name;
     let deployment = all.deployments.iter().find(|deployment| deployment.name_any() == *target)?;
     let name = deployment.spec.template.spec.infrastructure_ref.as_ref().map(|reference| &reference.name)?;
     let template = all.templates.iter().find(|template| template.name_any() == *name)?;
-    gather::ask(template, deployment).ok()
+    Some((template, deployment))
 }
 
 #[cfg(test)]
@@ -136,5 +155,30 @@ mod tests {
         let plan = plan(&racks("Recommend"), Timestamp::from_second(1_900_000_000).unwrap());
         assert!(plan.hosts.values().all(|place| !place.write), "{plan:?}");
         assert_eq!(plan.groups["ns/r1"].free.all(), 3);
+    }
+
+    #[test]
+    fn what_is_staged_is_the_image_of_the_template_as_it_is_now() {
+        let mut all = racks("Direct");
+        let pools = json!({"pools": [{"state": "Staged", "count": 1}]});
+        Arc::make_mut(&mut all.autoscalers[0]).spec.standby = serde_json::from_value(pools).unwrap();
+        let now = Timestamp::from_second(1_900_000_000).unwrap();
+        let without = plan(&all, now);
+        let limited = without.groups["ns/r1"].limited.clone().unwrap();
+        assert!(limited.contains("the template names no image"), "{limited}");
+        for url in ["http://images/a.raw", "http://images/b.qcow2"] {
+            let image = json!({"url": url, "checksum": "ab".repeat(32)});
+            let machine = &mut Arc::make_mut(&mut all.templates[0]).spec.template.spec;
+            machine.image = serde_json::from_value(image).unwrap();
+            let told = plan(&all, now);
+            let staged: Vec<_> = told.hosts.values().filter(|place| place.image.is_some()).collect();
+            assert_eq!(staged.len(), 1, "{told:?}");
+            assert_eq!(staged[0].standby, Some(HostStandby::Staged));
+            assert_eq!(staged[0].image.as_ref().unwrap().url, url);
+        }
+        let machine = &mut Arc::make_mut(&mut all.templates[0]).spec.template.spec;
+        machine.image.as_mut().unwrap().url = "http://images/a.vmdk".to_owned();
+        let refused = plan(&all, now).groups["ns/r1"].limited.clone().unwrap();
+        assert!(refused.contains("not written to a disk"), "{refused}");
     }
 }

@@ -3,19 +3,24 @@
 //! 1. A host that may stay as it is stays as it is: nothing is moved but to make the counts come right.
 //! 2. A host that was off for less than `minOffSeconds` is not switched on, and one that was switched off
 //!    `maxPowerCyclesPerDay` times in 24 hours is not switched off: then there are fewer, or more, than asked for.
-//! 3. A host that failed twice in a row is left alone for a while: it counts as free to nobody, and is off meanwhile.
-//! 4. A host that several groups could have belongs to one of them.
+//! 3. To stage an image, or another one, a host is switched on and off once: both limits hold for that too. A host that is
+//!    not to be staged any more is left as it is, with what is on its disk.
+//! 4. A host that failed twice in a row is left alone for a while: it counts as free to nobody, and is off meanwhile.
+//! 5. A host that several groups could have belongs to one of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ferric_api::BareMetalHost;
 use ferric_api::autoscaling::{Backoff, PoolState, Standby, StandbyPool};
 use ferric_api::condition::{self, types};
-use ferric_api::host::HostStandby;
+use ferric_api::host::{CleaningMode, HostStandby, Image, RootDeviceHints};
 use ferric_api::names::STANDBY_OF_ANNOTATION;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+mod stage;
+
+use self::stage::stage;
 use super::{Failures, FreeHosts};
 use crate::claim::score::{self, FAILURES, Rejection};
 use crate::key::Key;
@@ -50,6 +55,12 @@ pub struct FreeHost {
     pub trouble: Option<String>,
     /// It cannot stand by in the agent: it has no BMC.
     pub off_only: bool,
+    /// `spec.stagedImage`.
+    pub told_image: Option<Image>,
+    /// Nothing is wiped on it, so nothing is staged there.
+    pub uncleaned: bool,
+    /// Which disk it is written to unless its consumer says otherwise.
+    pub hints: Option<RootDeviceHints>,
 }
 
 impl FreeHost {
@@ -92,6 +103,9 @@ impl FreeHost {
             failure: failures.map(|failures| failures.message).unwrap_or_default(),
             trouble,
             off_only: host.spec.wakes_only(),
+            told_image: host.spec.staged_image.clone(),
+            uncleaned: host.spec.automated_cleaning_mode == Some(CleaningMode::Disabled),
+            hints: host.spec.root_device_hints.clone(),
         })
     }
 
@@ -104,11 +118,20 @@ impl FreeHost {
         self.told == Some(HostStandby::Running)
     }
 
+    fn is_told_staged(&self) -> bool {
+        self.told == Some(HostStandby::Staged)
+    }
+
+    /// Whether it has, or is about to have, this image on its disk.
+    fn is_for(&self, image: &Image) -> bool {
+        self.is_told_staged() && self.told_image.as_ref().is_some_and(|told| told.is_same(image))
+    }
+
     /// When it may be switched on; none: not before something else is known of it.
     fn up_from(&self, rules: &Standby) -> Option<Timestamp> {
         let pause = SignedDuration::from_secs(rules.min_off_seconds.max(0).into());
         let off_since = match (self.state, self.told) {
-            (Some(HostStandby::Off), _) => self.since?,
+            (Some(HostStandby::Off | HostStandby::Staged), _) => self.since?,
             // It is on and nobody has said anything of it yet: it was never switched off to save power.
             (None, None) => return Some(Timestamp::MIN),
             _ => return None,
@@ -152,6 +175,10 @@ pub struct StandbyGroup<'a> {
     pub standby: Option<&'a Standby>,
     /// Its pauses after failures.
     pub backoff: &'a Backoff,
+    /// The image of its machines, or why none can be staged.
+    pub image: Result<&'a Image, &'a str>,
+    /// Which disk its machines are written to, where that is not the host's own choice.
+    pub hints: Option<&'a RootDeviceHints>,
 }
 
 /// What is to be done with a free host.
@@ -161,6 +188,8 @@ pub struct Place {
     pub of: Option<String>,
     /// What its `spec.standby` is to be; none: absent.
     pub standby: Option<HostStandby>,
+    /// What its `spec.stagedImage` is to be; none: absent.
+    pub image: Option<Image>,
     /// Whether that is to be written, together with the annotation, or the annotation removed where `standby` is absent.
     pub write: bool,
     /// Until when it is left alone, and why.
@@ -174,6 +203,8 @@ pub struct GroupStandby {
     pub free: FreeHosts,
     /// How many are to stand by in the agent.
     pub running_wanted: i32,
+    /// How many are to be off with the image on their disk.
+    pub staged_wanted: i32,
     /// Hosts that failed and are left alone.
     pub quarantined: i32,
     /// Why there are not as many as wanted, if so.
@@ -211,7 +242,8 @@ pub fn standby(groups: &[StandbyGroup<'_>], hosts: &[FreeHost], now: Timestamp) 
         // What was told by a group that has it no more is taken back; what people say stays.
         let gone = of.is_none() && host.of.is_some();
         let standby = if gone { None } else { host.told };
-        plan.hosts.insert((*key).clone(), Place { of, standby, write: gone, quarantined: None });
+        let image = standby.and(host.told_image.clone());
+        plan.hosts.insert((*key).clone(), Place { of, standby, image, write: gone, quarantined: None });
     }
     let groups: BTreeMap<&str, &StandbyGroup<'_>> = groups.iter().map(|group| (group.name, group)).collect();
     for (name, group) in groups {
@@ -295,26 +327,31 @@ fn place(group: &StandbyGroup<'_>, own: &[&FreeHost], plan: &mut StandbyPlan, no
     for host in &usable {
         match host.state {
             Some(HostStandby::Running) => told.free.running += 1,
+            Some(HostStandby::Staged) if group.image.is_ok_and(|image| host.is_for(image)) => {
+                told.free.staged += 1;
+            }
             _ => told.free.off += 1,
         }
     }
     let Some(rules) = group.standby else {
         for host in own.iter().filter(|host| host.of.is_some()) {
-            write(plan, host, None);
+            write(plan, host, None, None);
         }
         plan.groups.insert(group.name.to_owned(), told);
         return;
     };
-    let wanted = running(&rules.pools, usable.len());
+    let wanted = wanted(&rules.pools, PoolState::Running, usable.len());
+    let wanted_staged = self::wanted(&rules.pools, PoolState::Staged, usable.len());
     told.running_wanted = i32::try_from(wanted).unwrap_or(i32::MAX);
+    told.staged_wanted = i32::try_from(wanted_staged).unwrap_or(i32::MAX);
     // Everything that is not said otherwise below stays, or is off.
     for host in own.iter().filter(|host| !host.by_hand()) {
-        write(plan, host, Some(host.told.unwrap_or(HostStandby::Off)));
+        write(plan, host, Some(host.told.unwrap_or(HostStandby::Off)), host.told_image.as_ref());
     }
-    for host in failed.into_iter().filter(|host| host.is_up() && !host.by_hand()) {
+    for host in failed.into_iter().filter(|host| host.told != Some(HostStandby::Off) && !host.by_hand()) {
         let from = host.down_from(rules, now);
         match from <= now {
-            true => write(plan, host, Some(HostStandby::Off)),
+            true => write(plan, host, Some(HostStandby::Off), None),
             false => plan.look_at(from, now),
         }
     }
@@ -324,6 +361,11 @@ fn place(group: &StandbyGroup<'_>, own: &[&FreeHost], plan: &mut StandbyPlan, no
     } else if up < wanted {
         told.limited = raise(rules, &usable, wanted - up, plan, now);
     }
+    let also = stage(group, rules, &usable, wanted_staged, plan, now);
+    told.limited = match (told.limited, also) {
+        (Some(one), Some(other)) => Some(format!("{one}; {other}")),
+        (one, other) => one.or(other),
+    };
     plan.groups.insert(group.name.to_owned(), told);
 }
 
@@ -346,7 +388,7 @@ fn lower(
         if left == 0 {
             break;
         } else if from <= now {
-            write(plan, host, Some(HostStandby::Off));
+            write(plan, host, Some(HostStandby::Off), None);
             left -= 1;
         } else {
             plan.look_at(from, now);
@@ -372,14 +414,15 @@ fn raise(
 ) -> Option<String> {
     let mut able: Vec<&FreeHost> =
         usable.iter().filter(|host| !host.is_up() && !host.by_hand() && !host.off_only).copied().collect();
-    able.sort_by_key(|host| (host.failures, host.cycles(now), host.since, &host.key));
+    // What is staged is better than what is off, and would have to be staged elsewhere.
+    able.sort_by_key(|host| (host.is_told_staged(), host.failures, host.cycles(now), host.since, &host.key));
     let (mut left, mut later) = (missing, 0);
     for host in able {
         let from = host.up_from(rules);
         if left == 0 {
             break;
         } else if from.is_some_and(|from| from <= now) {
-            write(plan, host, Some(HostStandby::Running));
+            write(plan, host, Some(HostStandby::Running), None);
             left -= 1;
         } else {
             later += 1;
@@ -396,17 +439,18 @@ fn raise(
     })
 }
 
-fn write(plan: &mut StandbyPlan, host: &FreeHost, standby: Option<HostStandby>) {
+fn write(plan: &mut StandbyPlan, host: &FreeHost, standby: Option<HostStandby>, image: Option<&Image>) {
     if let Some(place) = plan.hosts.get_mut(&host.key) {
         place.standby = standby;
+        place.image = image.filter(|_| standby == Some(HostStandby::Staged)).cloned();
         // A group without pools has no say, so it leaves no mark.
         let mark = standby.and(place.of.as_ref());
-        place.write = host.told != standby || host.of.as_ref() != mark;
+        place.write = host.told != standby || host.told_image != place.image || host.of.as_ref() != mark;
     }
 }
 
-/// How many of so many free hosts are to stand by in the agent.
-fn running(pools: &[StandbyPool], free: usize) -> usize {
+/// How many of so many free hosts are to be in this state.
+fn wanted(pools: &[StandbyPool], state: PoolState, free: usize) -> usize {
     let mut left = free;
     let mut counts: BTreeMap<PoolState, usize> = BTreeMap::new();
     for pool in pools {
@@ -417,10 +461,10 @@ fn running(pools: &[StandbyPool], free: usize) -> usize {
         }
     }
     // What no pool asks for is off.
-    if pools.iter().find(|pool| is_rest(&pool.count)).is_some_and(|pool| pool.state == PoolState::Running) {
-        *counts.entry(PoolState::Running).or_default() += left;
+    if let Some(pool) = pools.iter().find(|pool| is_rest(&pool.count)) {
+        *counts.entry(pool.state).or_default() += left;
     }
-    counts.get(&PoolState::Running).copied().unwrap_or(0)
+    counts.get(&state).copied().unwrap_or(0)
 }
 
 fn is_rest(count: &IntOrString) -> bool {

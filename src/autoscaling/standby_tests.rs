@@ -32,6 +32,9 @@ fn host(name: &str, groups: &[&str]) -> FreeHost {
         failure: String::new(),
         trouble: None,
         off_only: false,
+        told_image: None,
+        uncleaned: false,
+        hints: None,
     }
 }
 
@@ -54,9 +57,16 @@ fn running_pool(count: i32) -> Standby {
 
 fn plan(rules: &[(&str, Option<&Standby>)], hosts: &[FreeHost], now: Timestamp) -> StandbyPlan {
     let backoff = Backoff::default();
+    let image = image("a");
     let groups: Vec<StandbyGroup<'_>> = rules
         .iter()
-        .map(|(name, standby)| StandbyGroup { name, standby: *standby, backoff: &backoff })
+        .map(|(name, standby)| StandbyGroup {
+            name,
+            standby: *standby,
+            backoff: &backoff,
+            image: Ok(&image),
+            hints: None,
+        })
         .collect();
     standby(&groups, hosts, now)
 }
@@ -87,7 +97,7 @@ fn pools_are_counted_in_their_order_and_per_cent_are_rounded_up() {
         (pools(&[(Running, text("34%")), (Staged, text("34%")), (Off, text("Remaining"))]), 3, 2),
     ];
     for (rules, free, expected) in table {
-        assert_eq!(running(&rules.pools, free), expected, "{rules:?} of {free}");
+        assert_eq!(wanted(&rules.pools, Running, free), expected, "{rules:?} of {free}");
     }
 }
 
@@ -395,4 +405,112 @@ proptest! {
             prop_assert!(cap == 0 || group.free.running == group.running_wanted, "{}: {:?}", name, group);
         }
     }
+}
+
+fn image(name: &str) -> Image {
+    Image { url: format!("http://images/{name}"), checksum: Some("ab".repeat(32)), ..Image::default() }
+}
+
+/// A host that has an image on its disk, as a group told it.
+fn staged(name: &str, what: &str) -> FreeHost {
+    FreeHost { told_image: Some(image(what)), ..told(name, A, HostStandby::Staged) }
+}
+
+fn staged_pools(running: i32, staged: i32) -> Standby {
+    pools(&[
+        (PoolState::Running, IntOrString::Int(running)),
+        (PoolState::Staged, IntOrString::Int(staged)),
+        (PoolState::Off, text("Remaining")),
+    ])
+}
+
+/// The hosts that are to have this image on their disk.
+fn with_image<'a>(plan: &'a StandbyPlan, what: &str) -> Vec<&'a str> {
+    let has = |place: &&Place| place.standby == Some(HostStandby::Staged) && place.image == Some(image(what));
+    plan.hosts.iter().filter(|(_, place)| has(place)).map(|(key, _)| key.name.as_str()).collect()
+}
+
+#[test]
+fn as_many_are_staged_as_are_wanted_and_what_is_right_stays() {
+    let rules = staged_pools(1, 2);
+    let mut hosts: Vec<FreeHost> = ["h1", "h2", "h3", "h4"].map(|name| host(name, &[A])).to_vec();
+    let first = plan(&[(A, Some(&rules))], &hosts, at(0));
+    assert_eq!((up(&first), with_image(&first, "a")), (vec!["h1"], vec!["h2", "h3"]));
+    assert_eq!(first.hosts[&key("h4")].standby, Some(HostStandby::Off));
+    assert_eq!((first.groups[A].staged_wanted, first.groups[A].free.staged), (2, 0));
+    // What is there is not exchanged; what runs is taken from what is off.
+    hosts[2] = staged("h3", "a");
+    hosts[3] = staged("h4", "a");
+    let second = plan(&[(A, Some(&rules))], &hosts, at(0));
+    assert_eq!((up(&second), with_image(&second, "a")), (vec!["h1"], vec!["h3", "h4"]));
+    assert!(!second.hosts[&key("h3")].write && second.groups[A].limited.is_none(), "{second:?}");
+    assert_eq!(second.groups[A].free, FreeHosts { running: 0, staged: 2, off: 2 });
+    // With nothing but staged ones left, one of them runs.
+    let third = plan(&[(A, Some(&rules))], &hosts[2..], at(0));
+    assert_eq!((up(&third).len(), with_image(&third, "a").len()), (1, 1));
+    // Too many: they are left as they are, and told so; nothing on their disk is touched by that.
+    let none = plan(&[(A, Some(&staged_pools(0, 1)))], &hosts[2..], at(0));
+    assert_eq!(with_image(&none, "a"), ["h3"]);
+    let place = &none.hosts[&key("h4")];
+    assert_eq!((place.standby, place.image.clone(), place.write), (Some(HostStandby::Off), None, true));
+}
+
+#[test]
+fn a_new_image_is_staged_within_the_caps_on_power_cycles() {
+    let rules = Standby { max_power_cycles_per_day: 1, ..staged_pools(0, 3) };
+    let mut hosts = vec![staged("h1", "old"), staged("h2", "old"), staged("h3", "a")];
+    hosts[0].stood_down = vec![at(-1000)];
+    let first = plan(&[(A, Some(&rules))], &hosts, at(0));
+    // Nothing is written to the one that may not be switched on and off again today.
+    assert_eq!((with_image(&first, "a"), with_image(&first, "old")), (vec!["h2", "h3"], vec!["h1"]));
+    assert!(!first.hosts[&key("h1")].write && first.hosts[&key("h2")].write);
+    assert!(first.groups[A].limited.as_deref().unwrap().contains("1 hosts fewer than wanted are staged"));
+    assert_eq!(first.groups[A].free, FreeHosts { running: 0, staged: 1, off: 2 });
+    assert_eq!(first.next, Some(at(-1000 + 86_400)));
+    let later = plan(&[(A, Some(&rules))], &hosts, at(-1000 + 86_400));
+    assert_eq!(with_image(&later, "a"), ["h1", "h2", "h3"]);
+    // On its way: it is not known yet when it is off.
+    hosts[1].state = None;
+    assert_eq!(with_image(&plan(&[(A, Some(&rules))], &hosts, at(0)), "old"), ["h1", "h2"]);
+    // Off for too short.
+    hosts[1] = FreeHost { since: Some(at(-899)), ..staged("h2", "old") };
+    assert_eq!(with_image(&plan(&[(A, Some(&rules))], &hosts, at(0)), "old"), ["h1", "h2"]);
+}
+
+#[test]
+fn what_cannot_be_staged_is_named_and_left_alone() {
+    let rules = staged_pools(0, 4);
+    let hints = RootDeviceHints { model: Some("M".to_owned()), ..RootDeviceHints::default() };
+    let hosts = [
+        FreeHost { off_only: true, ..host("h1", &[A]) },
+        FreeHost { uncleaned: true, ..host("h2", &[A]) },
+        FreeHost { of: None, ..staged("h3", "by-hand") },
+        host("h4", &[A]),
+        FreeHost { hints: Some(hints.clone()), ..host("h5", &[A]) },
+    ];
+    let found = plan(&[(A, Some(&rules))], &hosts, at(0));
+    assert_eq!((with_image(&found, "a"), with_image(&found, "by-hand")), (vec!["h4", "h5"], vec!["h3"]));
+    assert!(found.groups[A].limited.as_deref().unwrap().contains("2 cannot be staged"), "{found:?}");
+    let backoff = Backoff::default();
+    let group = |image, hints| {
+        let group = StandbyGroup { name: A, standby: Some(&rules), backoff: &backoff, image, hints };
+        standby(&[group], &hosts, at(0))
+    };
+    // The template chooses its disk: only what is staged there is of use.
+    let a = image("a");
+    assert_eq!(with_image(&group(Ok(&a), Some(&hints)), "a"), ["h5"]);
+    let without = group(Err("the template's image is not written to a disk"), None);
+    assert!(with_image(&without, "a").is_empty());
+    assert!(without.groups[A].limited.as_deref().unwrap().contains("not written to a disk"));
+}
+
+#[test]
+fn one_that_leaves_the_agent_is_staged_on_its_way_out() {
+    let hosts = [told("h1", A, HostStandby::Running), told("h2", A, HostStandby::Running)];
+    let found = plan(&[(A, Some(&staged_pools(1, 1)))], &hosts, at(0));
+    assert_eq!((up(&found).len(), with_image(&found, "a").len()), (1, 1));
+    // Not if it may not be switched off.
+    let capped = Standby { max_power_cycles_per_day: 0, ..staged_pools(1, 1) };
+    let found = plan(&[(A, Some(&capped))], &hosts, at(0));
+    assert_eq!((up(&found).len(), with_image(&found, "a").len()), (2, 0));
 }

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::engine::Engine;
 use crate::autoscaling::pools::{Neighbours, named};
 use crate::autoscaling::{Place, StandbyPlan};
+use crate::host::record::merge_diff;
 use crate::patch;
 
 impl Engine {
@@ -39,18 +40,25 @@ impl Engine {
     async fn tell_host(&self, host: &BareMetalHost, place: &Place) -> Result<(), patch::ApiError> {
         // Without a word of ours nothing of ours is left.
         let of = place.of.as_ref().filter(|_| place.standby.is_some());
-        let same = host.spec.standby == place.standby && host.annotations().get(STANDBY_OF_ANNOTATION) == of;
+        let image = place.image.as_ref();
+        let same = host.spec.standby == place.standby
+            && host.spec.staged_image.as_ref() == image
+            && host.annotations().get(STANDBY_OF_ANNOTATION) == of;
         if same {
             return Ok(());
         }
-        let change = json!({
+        let mut change = json!({
             "metadata": {"annotations": {STANDBY_OF_ANNOTATION: of}},
             "spec": {"standby": place.standby},
         });
+        // Of another image no field stays.
+        if let Some(image) = merge_diff(&json!(host.spec.staged_image), &json!(image)) {
+            change["spec"]["stagedImage"] = image;
+        }
         let api: Api<BareMetalHost> = Api::namespaced(self.context.client.clone(), &self.cluster.namespace);
         let version = host.resource_version();
         let _: BareMetalHost = patch::merge_patch(&api, &host.name_any(), version.as_deref(), change).await?;
-        tracing::info!(host = host.name_any(), standby = ?place.standby, group = ?place.of, "host told how to stand by");
+        tracing::info!(host = host.name_any(), standby = ?place.standby, image = ?image.map(|image| &image.url), group = ?place.of, "host told how to stand by");
         Ok(())
     }
 }

@@ -334,7 +334,6 @@ impl Default for Standby {
 
 /// Hosts that are kept in one state.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[x_kube(validation = rules::pool_is_built())]
 pub struct StandbyPool {
     /// How ready they are.
     pub state: PoolState,
@@ -349,7 +348,7 @@ pub struct StandbyPool {
 pub enum PoolState {
     /// In our agent, which waits for a task: no firmware between a claim and the write.
     Running,
-    /// Off, with the group's image on its disk, verified, and nothing that says whose it is. Not available yet: refused.
+    /// Off, with the group's image on its disk, verified, and nothing that says whose it is.
     Staged,
     /// Off. In YAML write `"Off"` with quotes: without, kubectl takes it for a boolean.
     Off,

@@ -44,15 +44,6 @@ pub(crate) fn number_percent_or_remaining() -> Rule {
     )
 }
 
-/// What is not built yet is refused, not ignored.
-pub(crate) fn pool_is_built() -> Rule {
-    rule(
-        "self.state != 'Staged'",
-        "standby pools of state Staged are not available yet: use Running, in which a claim goes to the write at once, or Off",
-    )
-    .field_path(".state")
-}
-
 /// The pauses are in order.
 pub(crate) fn backoff_order() -> Rule {
     rule(

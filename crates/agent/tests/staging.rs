@@ -4,7 +4,6 @@
 mod support;
 
 use std::{
-    collections::BTreeMap,
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -63,7 +62,7 @@ impl Platform for Machine {
     }
 
     fn open_disk(&self, name: &str) -> io::Result<Box<dyn BlockDevice>> {
-        Ok(Box::new(FileDevice::open(&self.path(name))?))
+        Ok(Box::new(FileDevice::open(self.path(name))?))
     }
 }
 
@@ -188,7 +187,7 @@ async fn a_staged_image_is_the_image_alone_and_a_deploy_needs_no_other() {
         assert_eq!(result.bytes_written, IMAGE);
         assert!(machine.bytes("sda")[..IMAGE as usize] == raw, "no byte is another");
         // No identity, and no table that was fitted to the disk.
-        let mut device = FileDevice::open(&machine.path("sda")).unwrap();
+        let mut device = FileDevice::open(machine.path("sda")).unwrap();
         assert!(read_config_drive(&mut device).unwrap().is_none());
         assert!(check_bootable(&mut device).is_err());
 

@@ -23,10 +23,12 @@ fn packed(disk: &[u8]) -> (Vec<u8>, Packed) {
     (out, packed)
 }
 
+/// The disk, or its beginning: a file that was spoiled may speak of more than there is memory.
 fn unpacked(file: &[u8]) -> Result<(Vec<u8>, String), ExtentsError> {
+    const MOST: usize = 64 << 20;
     let mut source = file;
     let mut reader = ExtentsReader::new(&mut source)?;
-    let mut disk = vec![0; reader.header().disk_bytes as usize];
+    let mut disk = vec![0; (reader.header().disk_bytes as usize).min(MOST)];
     loop {
         match reader.next(&mut source)? {
             Item::Chunk { offset, data } => disk[offset as usize..][..data.len()].copy_from_slice(data),

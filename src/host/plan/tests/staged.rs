@@ -349,9 +349,12 @@ fn disks_that_are_handed_to_others_are_forgotten_and_not_touched() {
     assert!(world.place("Task(").is_none(), "{:#?}", world.steps);
 }
 
+/// Makes a host one that must not be staged.
+type Spoiler = fn(&mut World);
+
 #[test]
 fn nothing_is_staged_where_it_must_not_be() {
-    let spoilers: [(&str, fn(&mut World)); 6] = [
+    let spoilers: [(&str, Spoiler); 6] = [
         ("no image", |w| w.host.spec.staged_image = None),
         ("from memory", |w| {
             w.host.spec.staged_image.as_mut().unwrap().disk_format = Some(ImageFormat::LiveIso)

@@ -36,8 +36,9 @@ pub fn ranks(candidates: &[Candidate], expanders: &[Expander]) -> Vec<u32> {
     let expanders = if expanders.is_empty() { &USUAL } else { expanders };
     let balance = expanders.iter().position(|expander| *expander == Expander::RackBalance);
     let asked = &expanders[..balance.unwrap_or(expanders.len())];
+    let fastest = candidates.iter().filter_map(|candidate| candidate.boot_seconds).min().unwrap_or(0);
     let told = |a: &Candidate, b: &Candidate| {
-        let told = asked.iter().map(|expander| compare(*expander, a, b)).find(|told| told.is_ne());
+        let told = asked.iter().map(|expander| compare(*expander, fastest, a, b)).find(|told| told.is_ne());
         told.unwrap_or_else(|| match balance {
             Some(_) => Ordering::Equal,
             None => Reverse(a.pods).cmp(&Reverse(b.pods)).then_with(|| a.group.cmp(&b.group)),
@@ -49,13 +50,9 @@ pub fn ranks(candidates: &[Candidate], expanders: &[Expander]) -> Vec<u32> {
     candidates.iter().map(|candidate| u32::try_from(rank(candidate)).unwrap_or(u32::MAX)).collect()
 }
 
-fn compare(expander: Expander, a: &Candidate, b: &Candidate) -> Ordering {
+fn compare(expander: Expander, fastest: u64, a: &Candidate, b: &Candidate) -> Ordering {
     match expander {
-        Expander::PowerReady => (slowest(a), a.boot_seconds.is_none(), a.boot_seconds).cmp(&(
-            slowest(b),
-            b.boot_seconds.is_none(),
-            b.boot_seconds,
-        )),
+        Expander::PowerReady => (slowest(a), slower(a, fastest)).cmp(&(slowest(b), slower(b, fastest))),
         Expander::Priority => b.priority.cmp(&a.priority),
         // Told by the number of nodes, while they are added.
         Expander::RackBalance => Ordering::Equal,
@@ -72,6 +69,15 @@ fn slowest(candidate: &Candidate) -> u8 {
         nodes if nodes <= running + staged => 1,
         _ => 2,
     }
+}
+
+/// How much slower than the fastest its machines start, in steps of half as long again; what is not known yet is taken for
+/// as fast, or it would never be known. Servers of one kind never take the same time to the second, which is no reason to
+/// fill one rack before the other.
+fn slower(candidate: &Candidate, fastest: u64) -> u32 {
+    let Some(seconds) = candidate.boot_seconds else { return 0 };
+    let ratio = seconds.max(1) as f64 / fastest.max(1) as f64;
+    ratio.log(1.5).floor().clamp(0.0, f64::from(u16::MAX)) as u32
 }
 
 fn hundredths(share: f64) -> i32 {
@@ -108,7 +114,8 @@ mod tests {
     #[case::too_few_run(&[], |c: &mut Candidate| c.free.running = 1, [0, 0])]
     #[case::staged_before_off(&[], |c: &mut Candidate| c.free.staged = 2, [1, 0])]
     #[case::the_faster(&[], |c: &mut Candidate| c.boot_seconds = Some(300), [1, 0])]
-    #[case::unknown_is_not_faster(&[], |c: &mut Candidate| c.boot_seconds = None, [0, 1])]
+    #[case::about_as_fast(&[], |c: &mut Candidate| c.boot_seconds = Some(500), [0, 0])]
+    #[case::unknown_is_as_fast(&[], |c: &mut Candidate| c.boot_seconds = None, [0, 0])]
     #[case::after_balance_nothing_is_asked(&[], |c: &mut Candidate| c.waste = 0.1, [0, 0])]
     #[case::less_waste(&[LeastWaste, RackBalance], |c: &mut Candidate| c.waste = 0.1, [1, 0])]
     #[case::waste_before_power(&[LeastWaste, PowerReady], |c: &mut Candidate| { c.waste = 0.9; c.free.running = 9; }, [0, 1])]

@@ -89,7 +89,8 @@ fn bound_quantities(schema: &mut schemars::Schema) {
 /// By what a group is chosen.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Expander {
-    /// Most free hosts that are ready soonest: running before staged before off, then by learned boot time.
+    /// Most free hosts that are ready soonest: running before staged before off, then by learned boot time, in steps of
+    /// half as long again: less tells nothing apart.
     PowerReady,
     /// The highest `ferric.infrastructure.cluster.x-k8s.io/autoscaling-priority` annotation of the group, an integer.
     Priority,

@@ -31,9 +31,11 @@ pub fn foreign(annotations: &Annotations) -> Option<&'static str> {
     told.filter(|_| !annotations.contains_key(OURS))
 }
 
-/// Whether somebody else has said how long cluster-autoscaler is to wait.
+/// Whether somebody else has said how long cluster-autoscaler is to wait. Earlier versions wrote `true`, and the time
+/// with it.
 fn has_other_time(annotations: &Annotations) -> bool {
-    annotations.get(PROVISION_TIME).is_some_and(|time| annotations.get(OURS) != Some(time))
+    let ours = annotations.get(OURS);
+    annotations.get(PROVISION_TIME).is_some_and(|time| ours.is_none_or(|ours| ours != time && ours != "true"))
 }
 
 /// What cluster-autoscaler is to be told of a group: the least that bounds, schedules and queries ask for, the most that there
@@ -177,6 +179,17 @@ mod tests {
         let mut without = beside;
         without.remove(PROVISION_TIME);
         assert_eq!(tell(&without), ours);
+    }
+
+    #[test]
+    fn a_time_that_an_earlier_version_wrote_is_ours() {
+        let earlier = [(MIN, "1"), (MAX, "9"), (PROVISION_TIME, "900s"), (OURS, "true")];
+        let earlier: Annotations = earlier.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let told = told(&group(), &verdict((1, 9), Wish::of(1, 1, None, "")), &earlier);
+        let after = written(&earlier, change(&earlier, &told));
+        assert_eq!((after[PROVISION_TIME].as_str(), after[OURS].as_str()), ("3600s", "3600s"));
+        let back = written(&earlier, change(&earlier, &Annotations::new()));
+        assert_eq!(back, Annotations::new(), "nothing of it stays");
     }
 
     #[test]

@@ -94,14 +94,20 @@ impl Spread {
     }
 
     /// Whether a node of a group stays since one of a fuller domain is to go first; `able` says how many nodes of a group
-    /// could go.
+    /// could go. One that is in an emptier domain by another rule is not waited for: it could be waiting for this one.
     pub(super) fn keeps(&self, group: &str, able: &BTreeMap<String, i32>) -> bool {
+        let emptier = |other: &Place, place: &Place| {
+            let nodes = |place| self.balance.nodes(place);
+            (place.hard || other.hard) && other.topology == place.topology && nodes(other) < nodes(place)
+        };
+        let in_emptier = |other: &str| {
+            let mut others = self.places(other).iter();
+            others.any(|other| self.places(group).iter().any(|place| emptier(other, place)))
+        };
         let fuller = |place: &Place| {
-            able.iter().filter(|(_, nodes)| **nodes > 0).any(|(other, _)| {
-                let mut others = self.places(other).iter();
-                others.any(|other| {
-                    other.topology == place.topology && self.balance.nodes(other) > self.balance.nodes(place)
-                })
+            let mut able = able.iter().filter(|(_, nodes)| **nodes > 0).map(|(other, _)| other);
+            able.any(|other| {
+                self.places(other).iter().any(|other| emptier(place, other)) && !in_emptier(other)
             })
         };
         let hard = self.places(group).iter().filter(|place| place.hard);

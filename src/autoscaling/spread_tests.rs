@@ -135,3 +135,31 @@ fn one_of_a_fuller_domain_goes_first() {
     assert!(!racks(&nodes, 2, "DoNotSchedule").keeps("b", &able(&[("a", 1)])));
     assert!(!racks(&nodes, 1, "ScheduleAnyway").keeps("b", &able(&[("a", 1)])));
 }
+
+#[rstest]
+// One rule calls the other group the fuller one, and the other rule this one.
+#[case::both_hard("DoNotSchedule", "DoNotSchedule")]
+#[case::each_is_soft_where_the_other_is_hard("DoNotSchedule", "ScheduleAnyway")]
+fn two_rules_do_not_wait_for_each_other(#[case] here: &str, #[case] there: &str) {
+    let groups = [("a", "r1", "z1", 1, here), ("b", "r2", "z2", 5, there), ("c", "r3", "z1", 9, here)];
+    let mut cluster = Cluster::default();
+    let other = |action| if action == here { there } else { here };
+    let groups = groups.map(|(name, rack, zone, nodes, action)| {
+        let node = json!({"metadata": {"labels": {"rack": rack, ZONE: zone}}});
+        let template = cluster.template(&serde_json::from_value(node).unwrap());
+        let rules = json!([rule("rack", 1, action), rule(ZONE, 1, other(action))]);
+        Group { template: Some(template), ..group(name, None, nodes, rules) }
+    });
+    let mut spread = Spread::of(&groups, &cluster);
+    let mut able: BTreeMap<String, i32> =
+        [("a", 1), ("b", 5), ("c", 0)].map(|(group, nodes)| (group.to_owned(), nodes)).into();
+    for left in (1..=6).rev() {
+        let free = able.iter().find(|(group, nodes)| **nodes > 0 && !spread.keeps(group, &able));
+        let free = free.unwrap_or_else(|| panic!("{left} idle nodes stay for ever")).0.clone();
+        spread.take(&free, -1);
+        able.entry(free).and_modify(|able| *able -= 1);
+    }
+    // One that is as full by one rule and fuller by the other is waited for.
+    able = [("a", 1), ("c", 1)].map(|(group, nodes)| (group.to_owned(), nodes)).into();
+    assert!(Spread::of(&groups, &cluster).keeps("a", &able));
+}

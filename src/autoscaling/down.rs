@@ -51,7 +51,7 @@ struct Queue<'a> {
 impl<'a> Queue<'a> {
     fn new(groups: &'a [&'a Group], spread: &Spread) -> Self {
         let mut racks = BTreeMap::new();
-        for group in groups {
+        for group in groups.iter().filter(|group| group.counts()) {
             let nodes = group.machines.iter().filter(|machine| machine.node.is_some() && !machine.deleting);
             *racks.entry(rack(group)).or_default() += nodes.count();
         }

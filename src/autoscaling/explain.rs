@@ -160,7 +160,7 @@ pub fn stranded(
     now: Timestamp,
 ) -> Vec<Stranded> {
     let mut simulation = cluster.simulate();
-    for group in groups {
+    for group in groups.iter().filter(|group| group.counts()) {
         if let Some(expected) = up::offer(&simulation, group, 0, now) {
             simulation.expect(&expected);
         }

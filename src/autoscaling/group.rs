@@ -132,6 +132,12 @@ impl Group {
         learned.map_or(most, |p99| i64::try_from(p99 + p99 / 2).unwrap_or(i64::MAX).max(LEAST).min(most))
     }
 
+    /// Whether its nodes are its own: those of an autoscaler that gives way to an older one count with that one.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        !matches!(self.hold, Some(Hold::Older(_)))
+    }
+
     /// Machines that are on their way to becoming nodes, and are not late.
     pub fn in_flight(&self, now: Timestamp) -> impl Iterator<Item = &Machine> {
         self.machines.iter().filter(move |machine| machine.waits() && !self.is_late(machine, now))

@@ -55,8 +55,8 @@ impl Room {
             for limit in &policy.spec.limits {
                 limits.extend(limit.resources.keys().map(|resource| left(policy, limit, resource, groups)));
             }
-            let flying =
-                groups.iter().map(|group| group.in_flight(now).count() as f64 + f64::from(group.ordered()));
+            let own = groups.iter().filter(|group| group.counts());
+            let flying = own.map(|group| group.in_flight(now).count() as f64 + f64::from(group.ordered()));
             limits.push(Left {
                 name: policy.name.clone(),
                 resource: "maxInFlight".to_owned(),
@@ -129,7 +129,9 @@ fn left(policy: &Policy, limit: &Limit, resource: &str, groups: &[Group]) -> Lef
             "nodes" => 1.0,
             _ => group.offers.get(resource).map_or(0.0, |offer| number(offer)),
         };
-        left.left -= each * f64::from(group.replicas);
+        if group.counts() {
+            left.left -= each * f64::from(group.replicas);
+        }
         left.each.insert(group.name.clone(), each);
     }
     left
@@ -221,6 +223,18 @@ mod tests {
         assert_eq!(room.allows("b", 9), Allowed { nodes: 2, by: Some("p (maxInFlight)".to_owned()) });
         room.take("b", 2);
         assert_eq!(room.allows("a", 9).nodes, 0);
+    }
+
+    #[test]
+    fn nodes_with_two_autoscalers_count_once() {
+        let older = Group { replicas: 3, ..group("a", 2, &[], &[]) };
+        let hold = Some(super::super::Hold::Older("a".to_owned()));
+        let groups = [older.clone(), Group { name: "a2".to_owned(), hold, ..older }];
+        let limits = serde_json::json!([{"name": "n", "resources": {"nodes": "10"}}]);
+        let policies = [policy("p", limits, 4)];
+        assert_eq!(used(&policies[0].spec.limits, &groups)[0].used["nodes"], "3");
+        let allows = |wanted| Room::of(&policies, &groups, Timestamp::UNIX_EPOCH).allows("a", wanted);
+        assert_eq!(allows(9), Allowed { nodes: 3, by: Some("p (maxInFlight)".to_owned()) });
     }
 
     #[test]

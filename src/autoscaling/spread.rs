@@ -38,7 +38,7 @@ impl Spread {
     /// Where the groups are now.
     pub(super) fn of(groups: &[Group], cluster: &Cluster) -> Self {
         let mut spread = Self::default();
-        for group in groups {
+        for group in groups.iter().filter(|group| group.counts()) {
             let rules = group.spec.placement.iter().flat_map(|placement| &placement.topology_spread);
             let places: Vec<Place> = rules
                 .filter_map(|rule| {

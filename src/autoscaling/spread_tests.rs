@@ -4,7 +4,7 @@ use ferric_api::autoscaling::NodeGroupAutoscalerSpec;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::super::Machine;
+use super::super::{Hold, Machine};
 use super::*;
 
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -162,4 +162,15 @@ fn two_rules_do_not_wait_for_each_other(#[case] here: &str, #[case] there: &str)
     // One that is as full by one rule and fuller by the other is waited for.
     able = [("a", 1), ("c", 1)].map(|(group, nodes)| (group.to_owned(), nodes)).into();
     assert!(Spread::of(&groups, &cluster).keeps("a", &able));
+}
+
+#[test]
+fn nodes_with_two_autoscalers_count_once() {
+    let hard = || json!([rule(ZONE, 1, "DoNotSchedule")]);
+    let younger = Group { hold: Some(Hold::Older("a".to_owned())), ..group("a2", Some("r1"), 3, hard()) };
+    let groups = [group("a", Some("r1"), 3, hard()), younger, group("b", Some("r2"), 5, hard())];
+    let spread = Spread::of(&groups, &Cluster::default());
+    assert_eq!(spread.balance().domains(0), [3, 5]);
+    let paused = Group { hold: Some(Hold::RollingOut), ..groups[0].clone() };
+    assert_eq!(Spread::of(&[paused], &Cluster::default()).balance().domains(0), [3], "others count");
 }

@@ -64,7 +64,7 @@ pub(super) fn needs(
 ) -> Needs {
     let now = rules.now;
     let mut spread = rules.spread.clone();
-    for group in groups {
+    for group in groups.iter().filter(|group| group.counts()) {
         if let Some(expected) = offer(simulation, group, 0, now) {
             simulation.expect(&expected);
         }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::quick;
 use super::world::{Boot, World};
-use crate::autoscaling::{Change, Decisions};
+use crate::autoscaling::{Change, Decisions, Hold};
 
 fn spread(max_skew: i32, action: &str) -> Value {
     let mut spec = quick();
@@ -74,6 +74,22 @@ fn where_a_rack_is_full_it_depends_on_what_was_asked() {
     world.minutes(30);
     assert_eq!((world.pending(), world.replicas("b")), (0, 1));
     assert!((replicas(&world)[0] - replicas(&world)[2]).abs() <= 1, "{:?}", replicas(&world));
+}
+
+#[test]
+fn nodes_with_two_autoscalers_are_expected_once() {
+    let mut world = racks(&[("a", 9)], &quick());
+    world.add("web", 32, 1000, json!({}));
+    world.step(60);
+    assert_eq!(replicas(&world), [2]);
+    // Its machines are on their way, and those of the younger autoscaler are the same.
+    let mut younger = world.racks[0].clone();
+    younger.group.name = "a2".to_owned();
+    younger.group.hold = Some(Hold::Older("a".to_owned()));
+    world.racks.push(younger);
+    world.add("more", 32, 1000, json!({}));
+    world.step(60);
+    assert_eq!(replicas(&world), [4, 2]);
 }
 
 #[test]

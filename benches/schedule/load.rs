@@ -155,6 +155,7 @@ pub fn groups(cluster: &mut Cluster, limit: u32) -> Vec<Group> {
             size: 0,
             only_for: None,
             places: Vec::new(),
+            firm: 0,
         })
         .collect()
 }

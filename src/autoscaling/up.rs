@@ -118,7 +118,8 @@ fn batch(
             let limit = most(group).nodes;
             let offer = offer(simulation, group, u32::try_from(limit).unwrap_or(0), rules.now)?;
             let places = spread.places(&group.name).to_vec();
-            Some((schedule::Group { places, ..offer }, *group, trigger))
+            let firm = u32::try_from(group.returnable()).unwrap_or(0);
+            Some((schedule::Group { places, firm, ..offer }, *group, trigger))
         })
         .collect();
     let candidates: Vec<Candidate> =
@@ -150,8 +151,10 @@ fn batch(
         need.pods += node.pods.len();
         need.example = need.example.take().or_else(|| node.pods.first().map(|pod| simulation.pod_name(*pod)));
     }
-    for (at, _) in plan.unplaced.iter().flat_map(refusals) {
-        *needs.refused.entry(offers[*at].1.name.clone()).or_default() += 1;
+    let mut refused = vec![0; offers.len()];
+    plan.unplaced.iter().flat_map(refusals).for_each(|(at, _)| refused[*at] += 1);
+    for ((_, group, _), pods) in offers.iter().zip(refused).filter(|(_, pods)| *pods > 0) {
+        *needs.refused.entry(group.name.clone()).or_default() += pods;
     }
     plan.unplaced.into_iter().map(|unplaced| unplaced.pod).collect()
 }
@@ -183,6 +186,7 @@ pub(super) fn offer(
         size: u32::try_from(group.replicas).unwrap_or(0),
         only_for: gpu,
         places: Vec::new(),
+        firm: 0,
     })
 }
 

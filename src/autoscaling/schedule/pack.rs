@@ -47,6 +47,8 @@ pub struct Group {
     pub only_for: Option<Sym>,
     /// Where its nodes are, in each topology over which they are to be spread.
     pub places: Vec<Place>,
+    /// So many of the nodes that are added are there at once, and are added however uneven it becomes.
+    pub firm: u32,
 }
 
 /// A node to add.
@@ -142,22 +144,34 @@ impl Growth<'_> {
             (group.rank, nodes.unwrap_or(size), size, &group.name, at)
         });
         let places = |at: usize| self.groups[at].places.iter();
-        let breaks = |at: usize| self.balance.breaks(&self.groups[at].places);
+        let breaks: Vec<bool> = (0..self.groups.len())
+            .map(|at| self.bound(at) && self.balance.breaks(&self.groups[at].places))
+            .collect();
+        let calm: Vec<usize> = order.iter().copied().filter(|&at| !breaks[at]).collect();
+        let mut taken = vec![false; order.len()];
+        // Topologies of which the calm ones have had their turn.
+        let mut done: Vec<usize> = Vec::new();
         let mut turns: Vec<usize> = Vec::with_capacity(order.len());
-        for &at in &order {
-            if breaks(at) {
-                let near = |other: usize| {
-                    places(other).any(|other| places(at).any(|place| place.topology == other.topology))
-                };
-                let others = order.iter().copied().filter(|&other| near(other) && !breaks(other));
-                let others: Vec<usize> = others.filter(|other| !turns.contains(other)).collect();
-                turns.extend(others);
+        for at in order {
+            if breaks[at] && places(at).any(|place| !done.contains(&place.topology)) {
+                done.extend(places(at).map(|place| place.topology));
+                let near = |other: usize| places(other).any(|other| done.contains(&other.topology));
+                for &other in calm.iter().filter(|&&other| near(other)) {
+                    if !std::mem::replace(&mut taken[other], true) {
+                        turns.push(other);
+                    }
+                }
             }
-            if !turns.contains(&at) {
+            if !std::mem::replace(&mut taken[at], true) {
                 turns.push(at);
             }
         }
         turns
+    }
+
+    /// Whether the next node of a group is one that may be refused.
+    fn bound(&self, at: usize) -> bool {
+        self.planned[at] >= self.groups[at].firm
     }
 }
 
@@ -176,10 +190,11 @@ impl<'a> Simulation<'a> {
         self.plan(pods, &[])
     }
 
-    /// What one group could do for pods. Nothing stays changed: the ids of new nodes are of no use afterwards.
+    /// What one group could do for pods if it were alone: how it is to be spread beside others does not matter. Nothing stays changed: the ids of new nodes are of no use afterwards.
     pub fn estimate(&mut self, pods: &[PodId], group: &Group) -> Plan {
         let mark = self.mark();
-        let plan = self.plan(pods, std::slice::from_ref(group));
+        let alone = Group { places: Vec::new(), ..group.clone() };
+        let plan = self.plan(pods, &[alone]);
         self.rollback(mark);
         plan
     }
@@ -357,31 +372,42 @@ impl<'a> Simulation<'a> {
     /// Adds a node on which a class fits, of the most preferred group that has one.
     fn open(&mut self, class: usize, growth: &mut Growth<'_>) -> Result<usize, Vec<(usize, Reason)>> {
         let mut why = Vec::new();
+        let mut full = Vec::new();
         for at in growth.order() {
             let (group, template) = (&growth.groups[at], growth.templates[at]);
-            let reason = match self.unsuited(class, group, template) {
+            if let Some(reason) = self.unsuited(class, group, template) {
+                why.push((at, reason));
+                continue;
+            }
+            // Whether a node of it would do matters only where no other group has one.
+            if growth.full.contains(&at) {
+                full.push(at);
+                continue;
+            }
+            let mark = self.mark();
+            let node = self.add(template);
+            let reason = match self.why_not(class, NodeId::new(node)) {
                 Some(reason) => reason,
                 None if growth.planned[at] >= group.limit => {
                     growth.full.insert(at);
                     Reason::GroupLimit
                 }
+                None if growth.bound(at) && growth.balance.refuses(&group.places) => Reason::GroupSpread,
                 None => {
-                    let mark = self.mark();
-                    let node = self.add(template);
-                    let reason = match self.why_not(class, NodeId::new(node)) {
-                        Some(reason) => reason,
-                        None if growth.balance.refuses(&group.places) => Reason::GroupSpread,
-                        None => {
-                            growth.planned[at] += 1;
-                            growth.balance.add(&group.places, 1);
-                            growth.nodes.push((node, at));
-                            return Ok(node);
-                        }
-                    };
-                    self.rollback(mark);
-                    reason
+                    growth.planned[at] += 1;
+                    growth.balance.add(&group.places, 1);
+                    growth.nodes.push((node, at));
+                    return Ok(node);
                 }
             };
+            self.rollback(mark);
+            why.push((at, reason));
+        }
+        for at in full {
+            let mark = self.mark();
+            let node = self.add(growth.templates[at]);
+            let reason = self.why_not(class, NodeId::new(node)).unwrap_or(Reason::GroupLimit);
+            self.rollback(mark);
             why.push((at, reason));
         }
         why.sort_unstable();

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::quick;
 use super::world::{Boot, World};
-use crate::autoscaling::{Change, Decisions, Hold};
+use crate::autoscaling::{Change, Decisions, Hold, Machine};
 
 fn spread(max_skew: i32, action: &str) -> Value {
     let mut spec = quick();
@@ -74,6 +74,19 @@ fn where_a_rack_is_full_it_depends_on_what_was_asked() {
     world.minutes(30);
     assert_eq!((world.pending(), world.replicas("b")), (0, 1));
     assert!((replicas(&world)[0] - replicas(&world)[2]).abs() <= 1, "{:?}", replicas(&world));
+}
+
+#[test]
+fn a_node_that_is_being_emptied_is_given_back_however_uneven_it_becomes() {
+    let mut world = racks(&[("a", 9), ("b", 1)], &spread(1, "DoNotSchedule"));
+    world.add("web", 96, 1000, json!({}));
+    world.minutes(30);
+    assert_eq!((replicas(&world), world.pending()), (vec![2, 1], 48));
+    let created = world.now;
+    let going = Machine { created, bound: true, deleting: true, returnable: true, ..Machine::default() };
+    world.racks[0].group.machines.push(going);
+    world.step(60);
+    assert_eq!(replicas(&world), [3, 1], "one, though pods wait for three");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::super::balance::{Balance, Place};
 use super::super::{Group, Packing, pack};
 use super::*;
 
@@ -23,6 +24,7 @@ fn group(cluster: &mut Cluster, name: &str, limit: u32, change: Value) -> Group 
         size: 0,
         only_for: None,
         places: Vec::new(),
+        firm: 0,
     }
 }
 
@@ -72,6 +74,91 @@ fn a_group_that_is_passed_over_for_its_limit_is_told_though_another_takes_the_po
     let last = group(&mut cluster, "c", 1, json!({}));
     let plan = packed(&cluster, &[full, small, last]).plan;
     assert_eq!((plan.nodes_of(2), plan.full), (1, [0].into()), "no pod would run on one of b");
+}
+
+#[test]
+fn a_group_is_full_only_for_pods_that_would_run_on_a_node_of_it() {
+    let zone = |zone: &str| json!({"metadata": {"labels": {"topology.kubernetes.io/zone": zone}}});
+    let mut near = cpu("3");
+    merge(
+        &mut near,
+        json!({"spec": {"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"topologyKey": "topology.kubernetes.io/zone", "labelSelector": {"matchLabels": {"app": "db"}}}]}}}}),
+    );
+    let mut db = cpu("4");
+    merge(&mut db, json!({"metadata": {"labels": {"app": "db"}}, "spec": {"nodeName": "n"}}));
+    let mut cluster = cluster(&[node("n", zone("b"))], &[pod("db", db), pod("near", near)]);
+    let a = group(&mut cluster, "a", 0, zone("a"));
+    let b = group(&mut cluster, "b", 1, zone("b"));
+    let plan = packed(&cluster, &[a.clone(), b.clone()]).plan;
+    assert_eq!((plan.nodes_of(1), plan.full), (1, [].into()), "no host more in zone a would help it");
+    // Pods of another kind that come first find it full: that says nothing of this one.
+    let mut first = cpu("3");
+    merge(&mut first, json!({"spec": {"priority": 9}}));
+    cluster.put_pod(&pod("first", first));
+    let plan = packed(&cluster, &[a, b]).plan;
+    assert_eq!((plan.nodes_of(1), plan.full.clone()), (1, [0, 1].into()));
+    let why = why(&plan, 0);
+    assert!(why[0].contains("affinity") && why[1] == "1: group is at its limit", "{why:?}");
+}
+
+/// A place in a topology where one domain has two nodes and another none, and in the other.
+fn uneven(hard: bool) -> (Balance, [Vec<Place>; 2]) {
+    let places = [0, 1].map(|domain| vec![Place { topology: 0, domain, max_skew: 1, hard }]);
+    let mut balance = Balance::default();
+    balance.add(&places[0], 2);
+    balance.add(&places[1], 0);
+    (balance, places)
+}
+
+#[test]
+fn nodes_that_are_there_at_once_are_added_however_uneven_it_becomes() {
+    let mut cluster = cluster(&[], &many(16, "p", &cpu("1")));
+    for (hard, limit, expected) in
+        [(true, 0, vec![0]), (true, 9, vec![0, 1, 1, 1]), (false, 9, vec![0, 1, 1, 1])]
+    {
+        let (balance, [full, empty]) = uneven(hard);
+        let a = Group { places: full, firm: 1, ..group(&mut cluster, "a", 9, json!({})) };
+        let b = Group { places: empty, rank: 1, ..group(&mut cluster, "b", limit, json!({})) };
+        let mut simulation = Simulation::new(&cluster);
+        let waiting = simulation.waiting();
+        let plan = simulation.plan_from(&waiting, &[a, b], &balance);
+        let order: Vec<usize> = plan.nodes.iter().map(|node| node.group).collect();
+        assert_eq!(order, expected, "hard: {hard}, limit {limit}");
+    }
+}
+
+#[test]
+fn an_estimate_is_of_a_group_alone() {
+    let mut cluster = cluster(&[], &many(16, "p", &cpu("1")));
+    let (_, [first, second]) = uneven(true);
+    for places in [first, second] {
+        let group = Group { places, ..group(&mut cluster, "g", 9, json!({})) };
+        let mut simulation = Simulation::new(&cluster);
+        let waiting = simulation.waiting();
+        assert_eq!(simulation.estimate(&waiting, &group).nodes.len(), 4);
+    }
+}
+
+#[test]
+fn groups_that_would_be_too_uneven_give_their_turn_to_the_others_of_their_topologies() {
+    let mut cluster = cluster(&[], &many(8, "p", &cpu("4")));
+    let place = |topology, domain| vec![Place { topology, domain, max_skew: 1, hard: false }];
+    let mut balance = Balance::default();
+    let groups = [(0, 0, 3), (0, 1, 3), (1, 0, 3), (1, 1, 0), (0, 2, 2)];
+    let groups: Vec<Group> = (0u32..)
+        .zip(groups)
+        .map(|(rank, (topology, domain, nodes))| {
+            balance.add(&place(topology, domain), nodes);
+            let limit = if rank == 2 { 9 } else { 1 };
+            Group { places: place(topology, domain), rank, ..group(&mut cluster, "g", limit, json!({})) }
+        })
+        .collect();
+    let mut simulation = Simulation::new(&cluster);
+    let waiting = simulation.waiting();
+    let plan = simulation.plan_from(&waiting, &groups, &balance);
+    let order: Vec<usize> = plan.nodes.iter().map(|node| node.group).collect();
+    assert_eq!(order, [4, 0, 1, 3, 2, 2, 2, 2]);
 }
 
 #[test]

@@ -290,6 +290,7 @@ fn groups(cluster: &mut Cluster, case: &Case, limit: u32) -> Vec<Group> {
         size: 0,
         only_for: None,
         places: Vec::new(),
+        firm: 0,
     };
     ends.into_iter().enumerate().map(group).collect()
 }

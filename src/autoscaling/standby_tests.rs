@@ -505,6 +505,39 @@ fn what_cannot_be_staged_is_named_and_left_alone() {
 }
 
 #[test]
+fn another_pull_secret_is_told_without_a_switch() {
+    let rules = Standby { max_power_cycles_per_day: 0, ..staged_pools(0, 1) };
+    let hosts = [staged("h1", "a")];
+    let backoff = Backoff::default();
+    let told = Image { oci_auth_secret_name: Some("new".to_owned()), ..image("a") };
+    for (image, writes) in [(image("a"), false), (told, true)] {
+        let group = StandbyGroup {
+            name: A,
+            standby: Some(&rules),
+            backoff: &backoff,
+            image: Ok(&image),
+            hints: None,
+        };
+        let place = standby(&[group], &hosts, at(0)).hosts[&key("h1")].clone();
+        assert_eq!((place.standby, place.write), (Some(HostStandby::Staged), writes));
+        assert_eq!(place.image, Some(image));
+    }
+}
+
+#[test]
+fn what_people_had_staged_counts_where_it_is_the_image_of_the_group() {
+    let rules = staged_pools(0, 1);
+    for (what, more) in [("a", vec![]), ("by-hand", vec!["h2"])] {
+        let hosts = [FreeHost { of: None, ..staged("h1", what) }, host("h2", &[A])];
+        let found = plan(&[(A, Some(&rules))], &hosts, at(0));
+        let mut with = with_image(&found, "a");
+        with.retain(|name| *name != "h1");
+        assert_eq!(with, more, "{what}");
+        assert!(!found.hosts[&key("h1")].image.as_ref().is_none_or(|image| *image != self::image(what)));
+    }
+}
+
+#[test]
 fn one_that_leaves_the_agent_is_staged_on_its_way_out() {
     let hosts = [told("h1", A, HostStandby::Running), told("h2", A, HostStandby::Running)];
     let found = plan(&[(A, Some(&staged_pools(1, 1)))], &hosts, at(0));

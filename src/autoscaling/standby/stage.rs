@@ -21,7 +21,9 @@ pub(super) fn stage(
     };
     let mut rest: Vec<&FreeHost> =
         usable.iter().filter(|host| !host.by_hand() && !to_run(host, plan)).copied().collect();
-    let by_hand = usable.iter().filter(|host| host.by_hand() && host.is_told_staged()).count();
+    // Of those that are told by hand, one with another image is of no use to the group.
+    let serves = |host: &FreeHost| group.image.map_or(host.is_told_staged(), |image| host.is_for(image));
+    let by_hand = usable.iter().filter(|host| host.by_hand() && serves(host)).count();
     let mut left = wanted.saturating_sub(by_hand);
     let image = match group.image {
         Ok(image) => image,
@@ -50,6 +52,8 @@ pub(super) fn stage(
         } else if host.off_only || host.uncleaned || elsewhere {
             unable += 1;
         } else if host.is_for(image) {
+            // What else is said of it, e.g. by which Secret it is read, is told without a switch.
+            write(plan, host, Some(HostStandby::Staged), Some(image));
             left -= 1;
         } else {
             // One that stood by in the agent until now is switched off anyway.

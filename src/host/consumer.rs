@@ -8,6 +8,7 @@ use ferric_api::host::{
 use ferric_api::names::CAPI_PAUSED_ANNOTATION;
 use ferric_api::{BareMetalHost, BareMetalMachine};
 
+use super::record::finished;
 use crate::capi::{Cluster, Machine};
 use crate::key::Key;
 
@@ -151,6 +152,15 @@ pub fn staged_desire(host: &BareMetalHost) -> Option<Desired> {
         hints: spec.root_device_hints.clone(),
         ..Desired::default()
     })
+}
+
+/// What is to be in the provider's cache because it is to be staged. What is on the disk already need not be there, where
+/// others may need the room: whoever claims the host asks for it himself.
+pub fn to_stage(host: &BareMetalHost) -> Option<Desired> {
+    let record =
+        host.spec.record.as_ref().filter(|record| record.identity.is_some() && record.image.is_none())?;
+    staged_desire(host)
+        .filter(|desired| !finished(record).is_some_and(|staged| is_staged_as(staged, desired)))
 }
 
 /// Whether what is staged is what is to be, as far as the specs can tell: what a URL names may have changed since, which is

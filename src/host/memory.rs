@@ -114,16 +114,26 @@ pub struct Failure {
     pub job: Option<Job>,
     /// A next try asks the API server first, and the BMC only if a Secret was mended: it need not wait long.
     pub cheap: bool,
+    /// An image was to be staged. Nothing else waits for the next try of that.
+    pub staging: bool,
 }
 
 /// Longest pause after a failure whose next try is cheap.
 const CHEAP_PAUSE: Duration = Duration::from_secs(30);
+/// The pause after a staging that failed, doubled with each further one: each try switches the server on and off.
+const STAGING_PAUSE: Duration = Duration::from_secs(300);
+/// Longest pause after a staging that failed.
+const STAGING_PAUSE_MAX: Duration = Duration::from_secs(6 * 3600);
 
 impl Failure {
     /// When the step is tried next.
     pub fn retry_at(&self, limits: &Limits, seed: &str) -> Timestamp {
-        let max = if self.cheap { limits.backoff_max.min(CHEAP_PAUSE) } else { limits.backoff_max };
-        let pause = backoff::pause(limits.backoff_first, max, self.count, seed);
+        let (first, max) = match (self.staging, self.cheap) {
+            (true, _) => (STAGING_PAUSE, STAGING_PAUSE_MAX),
+            (_, true) => (limits.backoff_first, limits.backoff_max.min(CHEAP_PAUSE)),
+            _ => (limits.backoff_first, limits.backoff_max),
+        };
+        let pause = backoff::pause(first, max, self.count, seed);
         let at = self
             .at
             .saturating_add(jiff::SignedDuration::try_from(pause).unwrap_or_default())
@@ -132,6 +142,20 @@ impl Failure {
             Some(not_before) if not_before > at => not_before,
             _ => at,
         }
+    }
+
+    /// Whether a staging failed by what was asked for, or by what the agent is able to: another image may well run on this
+    /// host, and the next host would fail at this one too.
+    pub fn is_about_the_image(&self) -> bool {
+        let reasons = [
+            "ImageUnreachable",
+            "ImageCorrupt",
+            "ImageTooLarge",
+            "ChecksumMismatch",
+            "NoRootDisk",
+            "AgentFailed",
+        ];
+        self.staging && reasons.contains(&&*self.reason)
     }
 
     /// Whether it is over since this job went well, after which the power is known to be so. That a BMC answers to a read
@@ -161,7 +185,8 @@ impl Failure {
         };
         // What the agent failed at may be what is waited for; of a host at rest nothing is wanted any more.
         let of_work = if self.from_bmc { self.job.is_some() } else { rests };
-        goes_on && of_work && now >= self.retry_at(limits, seed)
+        // What is to be staged is not at rest before it is.
+        goes_on && of_work && (self.staging || now >= self.retry_at(limits, seed))
     }
 }
 
@@ -414,8 +439,30 @@ impl BmcMemory {
         now: Timestamp,
     ) {
         let count = self.failure.as_ref().map_or(0, |f| f.count) + 1;
-        self.failure =
-            Some(Failure { reason, message, count, at: now, not_before, from_bmc, job: None, cheap: false });
+        self.failure = Some(Failure {
+            reason,
+            message,
+            count,
+            at: now,
+            not_before,
+            from_bmc,
+            job: None,
+            cheap: false,
+            staging: false,
+        });
+    }
+
+    /// Notes that the agent failed at a task, the next try of which is another task. `staging`: it was to stage an image.
+    pub fn fail_task(&mut self, reason: String, message: String, staging: bool, now: Timestamp) {
+        if staging {
+            // How often something else failed before says nothing of how soon this may be tried.
+            self.failure.take_if(|failure| !failure.staging);
+        }
+        self.fail(reason, message, None, false, now);
+        if let Some(failure) = self.failure.as_mut() {
+            failure.staging = staging;
+        }
+        self.attempt += 1;
     }
 
     /// Notes a change of the record. What has failed on the way to a clean or a running machine is over then.
@@ -441,8 +488,19 @@ impl BmcMemory {
                 self.manager = None;
             }
             // What has failed on the way to an agent that nobody waits for any more, or that is there now.
-            RecordWrite::EndBoot | RecordWrite::StandBy | RecordWrite::StandDown => {
+            RecordWrite::EndBoot | RecordWrite::StandBy => {
                 self.failure.take_if(|failure| !failure.from_bmc);
+            }
+            // A staging that failed is tried again later: meanwhile the server is off.
+            RecordWrite::StandDown => {
+                self.failure.take_if(|failure| !failure.from_bmc && !failure.staging);
+            }
+            // Something else is written there, or nothing.
+            RecordWrite::BeginStage { .. }
+            | RecordWrite::BeginWrite { .. }
+            | RecordWrite::Unstage
+            | RecordWrite::DropStaged => {
+                self.failure.take_if(|failure| failure.staging);
             }
             RecordWrite::FinishStage { .. } => {
                 self.attempt = 0;

@@ -68,7 +68,7 @@ pub enum RecordWrite {
     },
     /// The staged image is of no use any more, and the disk is to be cleaned.
     Unstage,
-    /// The disk with the staged image belongs to others from here on.
+    /// The disk with the staged image belongs to others from here on; the agent boot is over.
     DropStaged,
     /// The image is about to be written: the disk's old content is gone from here on.
     BeginWrite {
@@ -250,10 +250,12 @@ impl RecordWrite {
                     block_move(&mut host, false);
                 }
             }
-            Self::Unstage => unstage(&mut record),
+            Self::Unstage => unstage(&mut record, now),
             Self::DropStaged => {
                 record.staged = None;
                 record.cleaned = None;
+                end_agent(&mut record);
+                block_move(&mut host, false);
             }
             Self::BeginWrite { image, digest, cleaning_mode, hints } => {
                 if record.agent.as_ref().is_some_and(|agent| !agent.ended) {
@@ -314,7 +316,7 @@ impl RecordWrite {
             Self::Release => {
                 if host.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(DECIDE_ANNOTATION)) {
                     // Nobody knows what ran there: what the record says of the disks is from before.
-                    unstage(&mut record);
+                    unstage(&mut record, now);
                 }
                 drop_claim(&mut host, &mut record);
                 // A server without a BMC is released once its agent runs, which has yet to wipe the disks.

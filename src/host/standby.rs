@@ -1,6 +1,6 @@
 //! What a host's status says about how it stands by while it is free. Pure.
 
-use ferric_api::host::{HostStandby, StandbyFailures, StandbyStatus};
+use ferric_api::host::{AgentRecord, HostStandby, StandbyFailures, StandbyStatus};
 use ferric_api::{BareMetalHost, ProvisioningState as State};
 use ferric_bmc::PowerState;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -10,6 +10,7 @@ use super::job::Job;
 use super::memory::Failure;
 use super::record::finished;
 use super::{Observation, Plan};
+use crate::deploy::hub::AgentView;
 
 /// Longest message that is kept of a failure, in characters.
 const MESSAGE: usize = 512;
@@ -19,7 +20,7 @@ pub fn told(o: &Observation<'_>, plan: &Plan, old: Option<&StandbyStatus>) -> Op
     let state = o.host.spec.standby.and_then(|_| state(o, plan));
     let before = old.filter(|old| old.state == state && state.is_some()).and_then(|old| old.since.clone());
     let since = state.map(|_| before.unwrap_or(Time(o.now)));
-    let failures = failures(o, plan, state, old.and_then(|old| old.failures.as_ref()));
+    let failures = failures(o, plan, old.and_then(|old| old.failures.as_ref()));
     let new = StandbyStatus { state, since, failures };
     (new != StandbyStatus::default()).then_some(new)
 }
@@ -34,14 +35,27 @@ fn state(o: &Observation<'_>, plan: &Plan) -> Option<HostStandby> {
     let open = o.host.spec.record.as_ref()?.agent.as_ref().filter(|agent| !agent.ended);
     match (open, o.agent) {
         (Some(open), Some(view)) => {
-            let ours = view.boot_number == open.boot_number
-                && open.key_fingerprint.as_deref() == Some(view.fingerprint.as_str());
-            ours.then_some(HostStandby::Running)
+            // Whoever claims one that is being staged waits for the end of that.
+            let busy = o.host.spec.standby == Some(HostStandby::Staged)
+                || view.tasks.values().any(|task| !task.is_finished());
+            (is_ours(open, view) && !busy).then_some(HostStandby::Running)
         }
         (Some(_), None) => None,
         (None, _) if o.bmc.power_state() != Some(PowerState::Off) => None,
         (None, _) => Some(if is_staged(o.host) { HostStandby::Staged } else { HostStandby::Off }),
     }
+}
+
+/// Whether the connected agent is the one of the open boot.
+fn is_ours(open: &AgentRecord, view: &AgentView) -> bool {
+    view.boot_number == open.boot_number && open.key_fingerprint.as_deref() == Some(view.fingerprint.as_str())
+}
+
+/// Whether our agent came up on the free host.
+fn is_up(o: &Observation<'_>, plan: &Plan) -> bool {
+    let record = o.host.spec.record.as_ref();
+    let open = record.and_then(|record| record.agent.as_ref()).filter(|agent| !agent.ended);
+    plan.state == State::Available && open.zip(o.agent).is_some_and(|(open, view)| is_ours(open, view))
 }
 
 /// Whether the image that is to be on the host's disk was written there and read back.
@@ -52,13 +66,8 @@ fn is_staged(host: &BareMetalHost) -> bool {
 
 /// What has failed in a row. A failure is told apart from the last one by its time, so that it is counted once however often
 /// it is looked at.
-fn failures(
-    o: &Observation<'_>,
-    plan: &Plan,
-    state: Option<HostStandby>,
-    old: Option<&StandbyFailures>,
-) -> Option<StandbyFailures> {
-    let known = old.filter(|old| !is_over(plan, state, old));
+fn failures(o: &Observation<'_>, plan: &Plan, old: Option<&StandbyFailures>) -> Option<StandbyFailures> {
+    let known = old.filter(|old| !is_over(o, plan, old));
     let Some(failure) = o.bmc.failure.as_ref().filter(|failure| counts(failure)) else {
         return known.cloned();
     };
@@ -77,26 +86,27 @@ fn failures(
 /// Whether a failure says something about the host, rather than about the way to its BMC or about what was asked for.
 fn counts(failure: &Failure) -> bool {
     match &failure.job {
-        None => !failure.from_bmc,
+        None => !failure.from_bmc && !failure.is_about_the_image(),
         Some(job) => failure.from_bmc && matches!(job, Job::Power(_) | Job::BootAgent(_)),
     }
 }
 
 /// Whether the host came to what it failed at. That our agent came up says nothing about a task that failed in an earlier one.
-fn is_over(plan: &Plan, state: Option<HostStandby>, old: &StandbyFailures) -> bool {
+fn is_over(o: &Observation<'_>, plan: &Plan, old: &StandbyFailures) -> bool {
     let booting = old.reason == "AgentBootFailed" || old.reason.starts_with("BMC");
-    plan.state == State::Provisioned || booting && state == Some(HostStandby::Running)
+    plan.state == State::Provisioned || booting && is_up(o, plan)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use ferric_api::host::{AgentRecord, HostRecord};
+    use ferric_api::host::HostRecord;
+    use ferric_protocol::v1::TaskErrorCode;
     use jiff::Timestamp;
 
     use super::*;
-    use crate::deploy::hub::AgentView;
+    use crate::deploy::hub::TaskState;
     use crate::host::memory::{BmcMemory, Seen};
     use crate::host::{Consumer, Limits, Step};
 
@@ -231,6 +241,41 @@ mod tests {
         let free = tell(&host, &memory, Some(&view), (State::Available, 5000), failed.as_ref());
         assert_eq!(count(&free), 1);
         assert_eq!(count(&tell(&host, &memory, None, (State::Provisioned, 6000), free.as_ref())), 0);
+    }
+
+    #[test]
+    fn an_agent_that_is_at_something_is_not_ready_for_a_claim() {
+        use HostStandby::{Running, Staged};
+        let memory = BmcMemory::new(at(0));
+        let busy = |task: TaskState| {
+            let tasks = [("stage-2-aa-1-0".to_owned(), task)].into();
+            AgentView { tasks, ..view(2) }
+        };
+        let failed = TaskState::Failed { code: TaskErrorCode::NoDisk, message: String::new() };
+        for (wanted, view, expected) in [
+            (Staged, view(2), None),
+            (Staged, busy(TaskState::Sent), None),
+            (Running, busy(TaskState::Sent), None),
+            (Running, busy(failed), Some(Running)),
+            (Running, view(2), Some(Running)),
+        ] {
+            let host = host(Some(wanted), boot(2, Some("key-2"), false));
+            let said = tell(&host, &memory, Some(&view), (State::Available, 5), None);
+            assert_eq!(said.and_then(|said| said.state), expected, "{wanted:?} {view:?}");
+        }
+    }
+
+    #[test]
+    fn an_agent_that_comes_up_to_stage_makes_good_for_one_that_did_not() {
+        let host = host(Some(HostStandby::Staged), boot(2, Some("key-2"), false));
+        let mut memory = BmcMemory::new(at(0));
+        memory.fail("AgentBootFailed".to_owned(), "no".to_owned(), None, false, at(1));
+        let failed = tell(&host, &memory, None, (State::Available, 2), None);
+        assert!(failed.as_ref().unwrap().failures.is_some());
+        memory.failure = None;
+        assert_eq!(tell(&host, &memory, None, (State::Available, 3), failed.as_ref()), failed);
+        let up = tell(&host, &memory, Some(&view(2)), (State::Available, 4), failed.as_ref());
+        assert_eq!(up, None);
     }
 
     #[test]

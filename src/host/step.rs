@@ -78,6 +78,8 @@ pub enum Action {
         reason: String,
         /// One sentence.
         message: String,
+        /// Whether an image was to be staged.
+        staging: bool,
     },
     /// Count an agent boot that did not come up, and boot anew later.
     BootFailed {

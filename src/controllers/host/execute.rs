@@ -85,12 +85,11 @@ pub(super) async fn execute(
             }
             tasks::submit(host, key, context, task).await
         }
-        Action::TaskFailed { reason, message } => {
+        Action::TaskFailed { reason, message, staging } => {
             info!(host = %key, %reason, %message, "agent task failed");
             context.metrics.error(reason);
             context.with(key, |r| {
-                r.bmc.fail(reason.clone(), message.clone(), None, false, Timestamp::now());
-                r.bmc.attempt += 1;
+                r.bmc.fail_task(reason.clone(), message.clone(), *staging, Timestamp::now());
             });
             Ok(Outcome::Again)
         }
@@ -228,6 +227,7 @@ async fn after_write(
         | RecordWrite::Forget
         | RecordWrite::EndBoot
         | RecordWrite::StandDown
+        | RecordWrite::DropStaged
         | RecordWrite::Abandon { .. } => {
             context.end_agent(key);
         }

@@ -184,11 +184,8 @@ fn observe(host: &BareMetalHost, key: &Key, context: &HostContext) -> (Plan, Bmc
     });
     let image = wanted.map(|desired| system::ensure(key, context, desired));
     let for_consumer = image.clone();
-    // What is staged, or to be, is kept at hand: whoever claims the host may have to write it after all.
-    let staged = (image.is_none() && context.senior_twin(key).is_none())
-        .then(|| consumer::staged_desire(host))
-        .flatten()
-        .filter(|_| host.spec.record.as_ref().is_some_and(|r| r.identity.is_some() && r.image.is_none()));
+    let staged =
+        (image.is_none() && context.senior_twin(key).is_none()).then(|| consumer::to_stage(host)).flatten();
     let image = image.or_else(|| staged.map(|desired| system::ensure(key, context, &desired)));
     let memory = context.with(key, |r| {
         r.bmc.use_address(&address);

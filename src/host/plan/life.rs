@@ -147,12 +147,14 @@ fn is_unheard(nic: &Nic) -> bool {
 /// The ID of a task names what it is about: an agent keeps its results, and one that was cleaned before and is to be
 /// cleaned of another image must not answer with the old result.
 pub(super) fn task_id(o: &Observation<'_>, what: &str, boot_number: i64) -> String {
-    let image = record(o).and_then(|r| r.image.as_ref());
-    let about = image.map_or_else(
+    let image =
+        record(o).and_then(|r| r.image.as_ref()).map(|image| (&image.digest, &image.write_started_at));
+    let staged = || record(o)?.staged.as_ref().map(|staged| (&staged.digest, &staged.started_at));
+    let about = image.or_else(staged).map_or_else(
         || "new".to_owned(),
-        |image| {
-            let started = image.write_started_at.as_ref().map_or(0, |at| at.0.as_second());
-            let digest = image.digest.rsplit(':').next().unwrap_or_default();
+        |(digest, started)| {
+            let started = started.as_ref().map_or(0, |at| at.0.as_second());
+            let digest = digest.rsplit(':').next().unwrap_or_default();
             format!("{}-{started}", digest.chars().take(12).collect::<String>())
         },
     );
@@ -184,11 +186,12 @@ pub(super) fn task(state: State, what: &str, task: &TaskState) -> Plan {
             Action::TaskFailed {
                 reason: failure_reason(*code).to_owned(),
                 message: format!("{what} failed: {message}"),
+                staging: false,
             },
         ),
         TaskState::Succeeded(_) => {
             let message = format!("{what} ended with an answer that does not fit the task");
-            act(state, Action::TaskFailed { reason: "UnexpectedResult".to_owned(), message })
+            act(state, Action::TaskFailed { reason: "UnexpectedResult".to_owned(), message, staging: false })
         }
     }
 }

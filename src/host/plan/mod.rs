@@ -86,7 +86,7 @@ fn decide(o: &Observation<'_>) -> Plan {
     if annotation(o, names::RETRY_ANNOTATION).is_some() {
         return act(state_of(o), Action::Write { write: RecordWrite::ClearRetry, guarded: false });
     }
-    if let Some(failure) = &o.bmc.failure {
+    if let Some(failure) = o.bmc.failure.as_ref().filter(|failure| !failure.staging) {
         let retry_at = failure.retry_at(&o.limits, &seed(o));
         if o.now < retry_at {
             let message = format!("the next try: {}", failure.message);
@@ -281,7 +281,8 @@ fn paused(o: &Observation<'_>, by: String) -> Plan {
 }
 
 fn standing_error(o: &Observation<'_>, state: State) -> Option<PlanError> {
-    if let Some(failure) = &o.bmc.failure {
+    // That an image cannot be staged says nothing against a host, which may be used all the same.
+    if let Some(failure) = o.bmc.failure.as_ref().filter(|failure| !failure.is_about_the_image()) {
         return Some(PlanError {
             kind: error_kind(state),
             reason: failure.reason.clone(),

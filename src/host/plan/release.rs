@@ -180,8 +180,11 @@ pub(super) fn deletion(o: &Observation<'_>) -> Option<Plan> {
     if wake::is_blind(o) {
         return Some(wake::delete(o));
     }
-    let retries_later =
-        o.bmc.failure.as_ref().is_some_and(|failure| o.now < failure.retry_at(&o.limits, &seed(o)));
+    let retries_later = o
+        .bmc
+        .failure
+        .as_ref()
+        .is_some_and(|failure| !failure.staging && o.now < failure.retry_at(&o.limits, &seed(o)));
     if o.bmc.running.is_some() || retries_later || o.bmc.facts.is_none() {
         return None;
     }

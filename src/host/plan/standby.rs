@@ -9,13 +9,16 @@
 use ferric_api::ProvisioningState as State;
 use ferric_api::host::{CleaningMode, HostStandby, StagedRecord};
 use ferric_api::names::BLOCK_MOVE_ANNOTATION;
+use ferric_bmc::{PowerAction, PowerState};
 
-use super::{Plan, act, belongs, boot, life, live, record, wait, wake};
+use super::{
+    Plan, SHORT, act, after, belongs, boot, fresh_power, life, live, record, seed, until, wait, wake,
+};
 use crate::deploy::hub::{AgentView, TaskOutcome, TaskState};
 use crate::deploy::images::{ImageState, ReadyImage};
 use crate::host::consumer::{Desired, cleaning_mode, is_staged_as, staged_desire};
 use crate::host::record::{StagedDisk, finished, format_of};
-use crate::host::{Action, AgentTask, Observation, RecordWrite, Step, Wait};
+use crate::host::{Action, AgentTask, Job, Observation, RecordWrite, Step, Wait};
 
 /// How the host is to stand by when it is free. Not one that is on its way out, nor one that nothing may use.
 fn wanted(o: &Observation<'_>) -> Option<HostStandby> {
@@ -80,19 +83,75 @@ pub(super) fn staged(o: &Observation<'_>) -> Plan {
     if record(o).and_then(finished).is_some_and(|staged| is_staged_as(staged, &desired)) {
         return off(o, None);
     }
+    if let Some(plan) = later(o, staged, &desired) {
+        return plan;
+    }
     let ready = match &o.image {
         Some(ImageState::Ready(ready)) => ready,
         // No server is on for the sake of a download.
         Some(ImageState::Failed { message, .. }) => {
             return off(o, Some(format!("the image that is to be staged to be repaired: {message}")));
         }
-        _ => return off(o, Some(format!("the image {} to be fetched, to be staged", desired.image.url))),
+        _ => {
+            let message = format!("the image {} to be fetched, to be staged", desired.image.url);
+            return go_on(o, staged, &desired, &message).unwrap_or_else(|| off(o, Some(message)));
+        }
     };
     // On another disk, perhaps: it is not to be left there.
     if staged.is_some_and(|staged| staged.root_device_hints != desired.hints) {
         return act(State::Available, Action::Write { write: RecordWrite::Unstage, guarded: false });
     }
     write(o, staged, &desired, ready).unwrap_or_else(|plan| *plan)
+}
+
+/// The image could not be staged: until it is tried again the server is off, and the host anybody's who wants another one.
+/// `None`: it did not fail, or what is to be staged is another image by now.
+fn later(o: &Observation<'_>, staged: Option<&StagedRecord>, desired: &Desired) -> Option<Plan> {
+    let failure = o.bmc.failure.as_ref().filter(|failure| failure.staging)?;
+    let retry_at = failure.retry_at(&o.limits, &seed(o));
+    let same = staged.is_some_and(|staged| {
+        let other = matches!(&o.image, Some(ImageState::Ready(ready)) if ready.digest != staged.digest);
+        is_staged_as(staged, desired) && !other
+    });
+    (same && o.now < retry_at).then(|| {
+        let mut plan = off(o, Some(format!("the next try: {}", failure.message)));
+        if let Step::Wait(wait) = &mut plan.step {
+            let wake = wait.wake.min(until(o.now, retry_at));
+            *wait = Wait::new(wait.reason, std::mem::take(&mut wait.message), wake).until(retry_at);
+        }
+        plan
+    })
+}
+
+/// A manager that has just started looks through its cache before it says that the image is there: no server is switched off
+/// meanwhile that is on to be staged. `None`: it is not, or the image is to be fetched.
+fn go_on(
+    o: &Observation<'_>,
+    staged: Option<&StagedRecord>,
+    desired: &Desired,
+    message: &str,
+) -> Option<Plan> {
+    let state = State::Available;
+    let agent = record(o)?.agent.as_ref().filter(|agent| !agent.ended)?;
+    let begun = staged.is_some_and(|staged| staged.finished_at.is_none() && is_staged_as(staged, desired));
+    if agent.key_fingerprint.is_some() && !begun {
+        return None;
+    }
+    if let Some(task) = boot::current_agent(o).and_then(under_way) {
+        return Some(life::task(state, "staging the image", task));
+    }
+    if o.now >= after(o.bmc.since, o.limits.agent_boot) {
+        return None;
+    }
+    let image = || wait(state, Wait::new("StagedImage", message.to_owned(), SHORT));
+    Some(match boot::agent(o, state) {
+        Ok(_) => image(),
+        // It is not switched on for it either.
+        Err(plan) => match plan.step {
+            Step::Act(Action::Job { job: Job::BootAgent(_) | Job::Power(_), .. }) => image(),
+            _ => *plan,
+        },
+    })
 }
 
 /// What was staged is noted, whatever is wanted by now: from then on it is known which disk it is on. `None`: there is nothing
@@ -143,8 +202,16 @@ fn write(
     Ok(match view.tasks.get(&id) {
         None => belongs::check(o, view, state)
             .unwrap_or_else(|| act(state, Action::Task(AgentTask::Stage { id }))),
-        Some(other) => life::task(state, "staging the image", other),
+        Some(other) => staging(life::task(state, "staging the image", other)),
     })
+}
+
+/// A plan that is about a staging says so where that has failed.
+fn staging(mut plan: Plan) -> Plan {
+    if let Step::Act(Action::TaskFailed { staging, .. }) = &mut plan.step {
+        *staging = true;
+    }
+    plan
 }
 
 /// The ID of the task that writes what the record says is being staged, without the number of the try.
@@ -183,19 +250,38 @@ pub(super) fn come_to_an_end(o: &Observation<'_>, view: &AgentView) -> Option<Pl
     Some(act(state, Action::Write { write, guarded: false }))
 }
 
-/// What is to run now is not written to a disk, and on one there is an image from which the server could start: it is wiped
-/// first. `None`: there is none.
+/// What is to run now is not written to the disk on which there is an image, or a part of one, from which the server could
+/// start: that is wiped first. The disk of one that was finished the deploy wipes itself. `None`: there is none.
 pub(super) fn clear(o: &Observation<'_>) -> Option<Plan> {
-    record(o)?.staged.as_ref()?;
-    live::mark(&o.consumer.desired()?.image)?;
-    let cleans = cleaning_mode(o.host) != CleaningMode::Disabled;
-    cleans.then(|| act(State::Provisioning, Action::Write { write: RecordWrite::Unstage, guarded: false }))
+    let staged = record(o)?.staged.as_ref()?;
+    let desired = o.consumer.desired()?;
+    let elsewhere = staged.content_hash.is_none() && staged.root_device_hints != desired.hints;
+    if (live::mark(&desired.image).is_none() && !elsewhere) || cleaning_mode(o.host) == CleaningMode::Disabled
+    {
+        return None;
+    }
+    let ended = boot::current_agent(o).and_then(|view| come_to_an_end(o, view));
+    let unstage = || act(State::Provisioning, Action::Write { write: RecordWrite::Unstage, guarded: false });
+    Some(ended.unwrap_or_else(unstage))
 }
 
-/// Others look after the disks from now on. `None`: they know.
+/// Others look after the disks from now on: our agent writes to none any more. `None`: they know.
 pub(super) fn hand_over(o: &Observation<'_>) -> Option<Plan> {
     record(o)?.staged.as_ref()?;
-    Some(act(State::ExternallyProvisioned, Action::Write { write: RecordWrite::DropStaged, guarded: false }))
+    let state = State::ExternallyProvisioned;
+    if boot::current_agent(o).is_some() {
+        match fresh_power(o) {
+            None => return Some(boot::read_power(state)),
+            Some(PowerState::Off) => {}
+            Some(_) => {
+                return Some(act(
+                    state,
+                    Action::Job { job: Job::Power(PowerAction::ForceOff), guarded: true },
+                ));
+            }
+        }
+    }
+    Some(act(state, Action::Write { write: RecordWrite::DropStaged, guarded: false }))
 }
 
 /// The host is kept off. `waits`: for what, where it is not as it is to be.

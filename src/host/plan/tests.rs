@@ -28,6 +28,7 @@ mod kernel;
 mod kexec;
 mod live_iso;
 mod staged;
+mod staged_faults;
 mod standby;
 mod wol;
 
@@ -195,6 +196,18 @@ impl World {
     }
 
     fn plan(&self) -> Plan {
+        self.plan_with(self.wanted().map(|desired| {
+            ImageState::Ready(ReadyImage {
+                digest: format!("sha256:{}", desired.image.checksum.as_deref().unwrap_or(HEX)),
+                path: "/images/a".to_owned(),
+                size: 1,
+                compression: Compression::None,
+            })
+        }))
+    }
+
+    /// The plan when this is how the cache has the image.
+    fn plan_with(&self, image: Option<ImageState>) -> Plan {
         let agent = self.agent();
         plan(&Observation {
             host: &self.host,
@@ -202,14 +215,7 @@ impl World {
             duplicate_of: None,
             bmc: &self.memory,
             agent: agent.as_ref(),
-            image: self.wanted().map(|desired| {
-                ImageState::Ready(ReadyImage {
-                    digest: format!("sha256:{}", desired.image.checksum.as_deref().unwrap_or(HEX)),
-                    path: "/images/a".to_owned(),
-                    size: 1,
-                    compression: Compression::None,
-                })
-            }),
+            image,
             now: self.now,
             limits: Limits::default(),
         })
@@ -217,8 +223,7 @@ impl World {
 
     /// What the provider's cache has to have, as the controller asks for it.
     fn wanted(&self) -> Option<Desired> {
-        let unused = self.host.spec.record.as_ref().is_none_or(|record| record.image.is_none());
-        let staged = || crate::host::consumer::staged_desire(&self.host).filter(|_| unused);
+        let staged = || crate::host::consumer::to_stage(&self.host);
         self.consumer.desired().cloned().or_else(staged)
     }
 
@@ -252,9 +257,8 @@ impl World {
                 self.memory.ports = Some(KnownPorts::new(number, self.known_ports.as_ref()));
             }
             Action::Task(task) => self.task(task),
-            Action::TaskFailed { reason, message } => {
-                self.memory.fail(reason.clone(), message.clone(), None, false, self.now);
-                self.memory.attempt += 1;
+            Action::TaskFailed { reason, message, staging } => {
+                self.memory.fail_task(reason.clone(), message.clone(), *staging, self.now);
             }
             Action::BootFailed { message } => {
                 self.write(&RecordWrite::EndBoot);

@@ -75,8 +75,9 @@ fn proofless(staged: &StagedRecord) -> StagedRecord {
     StagedRecord { finished_at: None, bytes: None, content_hash: None, ..staged.clone() }
 }
 
-/// What is staged is nothing that anybody may use any more. Which disk it is on is kept until that is clean.
-pub(super) fn unstage(record: &mut HostRecord) {
-    record.staged = record.staged.as_ref().map(proofless);
+/// What is staged is nothing that anybody may use any more. Which disk it is on is kept until that is clean. When it was
+/// begun is when it was given up from here on: nothing that an agent still says of it brings it back.
+pub(super) fn unstage(record: &mut HostRecord, now: Timestamp) {
+    record.staged = record.staged.as_ref().map(|staged| begun(staged, Some(staged), now));
     record.cleaned = None;
 }

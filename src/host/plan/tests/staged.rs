@@ -1,14 +1,14 @@
 //! Free hosts that are off with an image on their disk.
 
 use ferric_api::host::{HostStandby, ImageFormat, RootDeviceHints};
-use ferric_protocol::v1::{StageResult, TaskErrorCode};
+use ferric_protocol::v1::StageResult;
 
 use super::*;
 use crate::host::consumer::{cleaning_root, staged_desire};
 
-const OTHER: &str = "http://images/b.raw";
+pub(super) const OTHER: &str = "http://images/b.raw";
 
-fn other() -> Image {
+pub(super) fn other() -> Image {
     Image { url: OTHER.to_owned(), checksum: Some("b".repeat(64)), ..Image::default() }
 }
 
@@ -60,23 +60,23 @@ impl World {
         assert_eq!(self.disk.as_deref(), Some(&*staged.url), "{:#?}", self.steps);
     }
 
-    fn tell(&mut self, standby: Option<HostStandby>, image: Option<Image>) -> Plan {
+    pub(super) fn tell(&mut self, standby: Option<HostStandby>, image: Option<Image>) -> Plan {
         (self.host.spec.standby, self.host.spec.staged_image) = (standby, image);
         self.settle(|_| false)
     }
 
-    fn staged_url(&self) -> Option<&str> {
+    pub(super) fn staged_url(&self) -> Option<&str> {
         let record = self.host.spec.record.as_ref()?;
         crate::host::record::finished(record).map(|staged| &*staged.url)
     }
 
-    fn claim_for(&mut self, image: Image) {
+    pub(super) fn claim_for(&mut self, image: Image) {
         self.claim();
         let desired = Desired { image, ..desired() };
         self.consumer = Consumer::Machine { machine: Key::new("default", "m"), desired: Ok(desired) };
     }
 
-    fn place(&self, what: &str) -> Option<usize> {
+    pub(super) fn place(&self, what: &str) -> Option<usize> {
         self.steps.iter().position(|step| step.contains(what))
     }
 
@@ -96,7 +96,7 @@ impl World {
 }
 
 /// A host that was told to be staged, and has come to it.
-fn staged() -> World {
+pub(super) fn staged() -> World {
     let mut world = World::new();
     let plan = world.tell(Some(HostStandby::Staged), Some(image()));
     assert_eq!((plan.state, world.running), (State::Available, Running::Nothing), "{:#?}", world.steps);
@@ -105,7 +105,7 @@ fn staged() -> World {
 }
 
 /// A host whose agent is staging an image.
-fn staging() -> World {
+pub(super) fn staging() -> World {
     let mut world = World::new();
     world.slow = true;
     world.tell(Some(HostStandby::Staged), Some(image()));
@@ -113,7 +113,7 @@ fn staging() -> World {
     world
 }
 
-fn blocks_move(world: &World) -> bool {
+pub(super) fn blocks_move(world: &World) -> bool {
     world.host.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(names::BLOCK_MOVE_ANNOTATION))
 }
 
@@ -459,26 +459,6 @@ fn a_pause_keeps_the_result_and_a_move_need_not_wait() {
     world.host.metadata.annotations.as_mut().unwrap().remove(names::PAUSED_ANNOTATION);
     assert_eq!(world.settle(|_| false).state, State::Available);
     assert_eq!((world.running, world.stagings), (Running::Nothing, 1));
-}
-
-#[test]
-fn a_staging_that_fails_is_tried_again_and_says_why() {
-    let mut world = staging();
-    let id = world.tasks.keys().find(|id| id.starts_with("stage-")).unwrap().clone();
-    let failed = TaskState::Failed { code: TaskErrorCode::DiskFailed, message: "sda: no".to_owned() };
-    world.tasks.insert(id, failed);
-    world.slow = false;
-    let Step::Act(action) = world.plan().step else { panic!("{:?}", world.plan()) };
-    world.act(&action);
-    let plan = world.plan();
-    assert_eq!(plan.error.as_ref().map(|error| &*error.reason), Some("DiskFailed"));
-    let plan = world.settle(|_| false);
-    assert_eq!(
-        (world.staged_url(), world.stagings, plan.error),
-        (Some(IMAGE), 1, None),
-        "{:#?}",
-        world.steps
-    );
 }
 
 #[test]

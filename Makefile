@@ -101,7 +101,7 @@ test-lab-bmc: ## What is shown on virtual servers of BMCs in band and of Wake-on
 test-autoscaler: assets release metrics-tools ## The autoscaler under the real Cluster API, and 520 cases of the real kube-scheduler (10 minutes)
 	$(call stage,programs of the tests,$(CARGO) build --quiet --package ferric --package ferric-simulator --bins)
 	$(call stage,the autoscaler,FERRIC_SCHEDULER_CASES=520 $(CARGO) test --quiet --package ferric \
-	  --test e2e_autoscaler --test e2e_autoscaler_metrics --test e2e_autoscaler_faults --test e2e_standby \
+	  --test e2e_autoscaler --test e2e_autoscaler_metrics --test e2e_autoscaler_clusters --test e2e_autoscaler_faults --test e2e_standby \
 	  --test scheduler_agreement \
 	  -- --include-ignored --nocapture)
 

@@ -38,15 +38,15 @@ pub async fn stack(hosts: usize, racks: usize, more: impl FnOnce(StackBuilder) -
 
 /// The cluster, without a worker. Where `scheduler` is true, pods are placed, and ReplicaSets have theirs.
 pub async fn cluster(stack: &Stack, scheduler: bool) -> Created {
-    let spec = ControlPlaneSpec { scheduler, replica_sets: scheduler, ..ControlPlaneSpec::new(CLUSTER) };
+    cluster_of(stack, CLUSTER, scheduler).await
+}
+
+/// As [`cluster`], of another name.
+pub async fn cluster_of(stack: &Stack, name: &str, scheduler: bool) -> Created {
+    let spec = ControlPlaneSpec { scheduler, replica_sets: scheduler, ..ControlPlaneSpec::new(name) };
     let workload = stack.bed.start_workload_of(&spec).await.unwrap();
-    let request = ClusterRequest {
-        name: CLUSTER,
-        namespace: NAMESPACE,
-        workers: 0,
-        image: &stack.image,
-        variables: vec![],
-    };
+    let request =
+        ClusterRequest { name, namespace: NAMESPACE, workers: 0, image: &stack.image, variables: vec![] };
     request.create_with_workload(&stack.bed, workload).await.unwrap()
 }
 

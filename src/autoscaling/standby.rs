@@ -228,6 +228,13 @@ impl StandbyPlan {
             self.next = Some(self.next.map_or(at, |next| next.min(at)));
         }
     }
+
+    /// Whether a time has come; one that is still to come is when to look again. None never comes.
+    fn is_due(&mut self, from: Option<Timestamp>, now: Timestamp) -> bool {
+        let Some(from) = from else { return false };
+        self.look_at(from, now);
+        from <= now
+    }
 }
 
 /// Which host is to be how ready. `hosts` are all free hosts that any of the groups could have, and those that were told by
@@ -384,14 +391,11 @@ fn lower(
     });
     let mut left = spare;
     for host in able {
-        let from = host.down_from(rules, now);
         if left == 0 {
             break;
-        } else if from <= now {
+        } else if plan.is_due(Some(host.down_from(rules, now)), now) {
             write(plan, host, Some(HostStandby::Off), None);
             left -= 1;
-        } else {
-            plan.look_at(from, now);
         }
     }
     (left > 0).then(|| {
@@ -418,17 +422,13 @@ fn raise(
     able.sort_by_key(|host| (host.is_told_staged(), host.failures, host.cycles(now), host.since, &host.key));
     let (mut left, mut later) = (missing, 0);
     for host in able {
-        let from = host.up_from(rules);
         if left == 0 {
             break;
-        } else if from.is_some_and(|from| from <= now) {
+        } else if plan.is_due(host.up_from(rules), now) {
             write(plan, host, Some(HostStandby::Running), None);
             left -= 1;
         } else {
             later += 1;
-            if let Some(from) = from {
-                plan.look_at(from, now);
-            }
         }
     }
     (left > 0).then(|| {

@@ -59,14 +59,11 @@ pub(super) fn stage(
             // One that stood by in the agent until now is switched off anyway.
             let up_from = if host.is_up() { Some(now) } else { host.up_from(rules) };
             let from = up_from.map(|from| from.max(host.down_from(rules, now)));
-            if from.is_some_and(|from| from <= now) {
+            if plan.is_due(from, now) {
                 write(plan, host, Some(HostStandby::Staged), Some(image));
                 left -= 1;
             } else {
                 later += 1;
-                if let Some(from) = from {
-                    plan.look_at(from, now);
-                }
             }
         }
     }

@@ -55,12 +55,17 @@ pub fn complete(
     nodes: &BTreeMap<String, NodeState>,
     now: Timestamp,
 ) {
-    let Some(template) = template.map(|template| cluster.template(template)) else { return };
-    for node in machines.iter().filter_map(|machine| machine.node.as_deref()) {
-        if nodes.get(node).is_some_and(|state| starts(state, now)) {
-            cluster.complete(node, &template);
-        }
+    let mut new = machines
+        .iter()
+        .filter_map(|machine| machine.node.as_deref())
+        .filter(|node| nodes.get(*node).is_some_and(|state| starts(state, now)))
+        .peekable();
+    // Mostly there is none, and reading a template is work.
+    if new.peek().is_none() {
+        return;
     }
+    let Some(template) = template.map(|template| cluster.template(template)) else { return };
+    new.for_each(|node| cluster.complete(node, &template));
 }
 
 #[cfg(test)]
